@@ -1,0 +1,50 @@
+# The few words that a user needs; CMake does the work. `make help` lists them.
+BUILD ?= build
+PREFIX ?= /usr/local
+CMAKE_ARGS ?=
+# One job per core, but no more than memory holds: a file that includes libtorch takes about 1.5 GB.
+JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 / 1.6e6); \
+	print n < 1 ? 1 : n < cores ? n : cores}' /proc/meminfo)
+# A PyTorch that was asked for by name goes before any that is found.
+TORCH_ARGS = $(if $(LOCUS_TORCH),"-DCMAKE_PREFIX_PATH=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/torch)")
+export LOCUS_TORCH
+
+.PHONY: build demo test check format setup install clean help
+.DEFAULT_GOAL := build
+
+build: $(BUILD)/build.ninja ## build the program, build/locus (default)
+	@cmake --build $(BUILD) -j $(JOBS)
+
+demo: ## everything: corpus, training (about 4 minutes), evaluation, samples, report
+	@tools/demo.sh
+
+test: build ## build and run all tests
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+check: ## style and layer rules
+	@python3 tools/check_layers.py
+	@tools/check_format.sh
+
+format: ## clang-format all sources in place
+	@tools/check_format.sh --fix
+
+setup: ## install what is missing: packages with apt-get, libtorch into .venv
+	@mkdir -p $(BUILD)
+	@tools/setup.sh
+	@touch $(BUILD)/setup.stamp
+
+install: build ## install program, library and CMake package below PREFIX (/usr/local)
+	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean: ## remove build/ (not .venv/, not runs/)
+	@rm -rf $(BUILD)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+$(BUILD)/setup.stamp: tools/setup.sh
+	@$(MAKE) --no-print-directory setup
+
+# Ninja configures again by itself when a CMake file changes; another LOCUS_TORCH must be told.
+$(BUILD)/build.ninja: $(if $(LOCUS_TORCH),setup,| $(BUILD)/setup.stamp)
+	@cmake -S . -B $(BUILD) -G Ninja $(TORCH_ARGS) $(CMAKE_ARGS)

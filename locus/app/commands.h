@@ -1,0 +1,74 @@
+// One function per command of the program. Torch-free: the command line and other front ends need
+// no more than this. Each throws the errors of base/error.h; results go to `out`, everything else
+// to the log.
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "locus/data/preprocess.h"
+
+namespace locus::app {
+
+struct TrainOptions {
+  std::string config;                  // TOML file; empty: defaults
+  std::vector<std::string> overrides;  // --set key=value
+  bool resume = false;                 // continue the run in train.output_dir, if there is one
+  bool dry_run = false;                // check everything, print the tables, allocate nothing
+};
+void train(const TrainOptions& options, std::ostream& out);
+
+// Where a trained model comes from: a checkpoint folder, or a run folder (its newest intact
+// checkpoint).
+struct EvalOptions {
+  std::string checkpoint;
+  std::vector<std::string> data;  // prepared datasets; empty: the validation data of the run
+  std::string split = "valid";    // of prepared folders: train | valid | test
+  std::vector<std::string> text;  // raw text files instead of prepared data
+  std::string output;             // eval.json; empty: none
+  int64_t sequence_length = 0;    // 0: as trained
+  int64_t batch_size = 8;
+  int64_t max_batches = 0;  // 0: all
+  int64_t num_threads = 0;  // 0: all cores
+  std::string dtype;        // empty: as trained
+};
+void eval(const EvalOptions& options, std::ostream& out);
+
+struct GenerateOptions {
+  std::string checkpoint;
+  std::vector<std::string> prompts;  // empty: one prompt a line from standard input
+  std::string prompt_file;           // one prompt a line instead
+  int64_t max_new_tokens = 128;
+  double temperature = 1.0;         // 0: greedy
+  int64_t top_k = 0;                // 0: off
+  double top_p = 1.0;               // 1: off
+  double repetition_penalty = 1.0;  // 1: off (Keskar et al., 2019)
+  uint64_t seed = 0;
+  std::vector<std::string> stop;  // ends a text where one of these appears; not printed
+  bool stream = false;            // print pieces as they come; one prompt only
+  bool use_cache = true;
+  std::string output;  // also append the samples to this file
+  int64_t num_threads = 0;
+  std::string dtype;
+};
+void generate(const GenerateOptions& options, std::ostream& out);
+
+void prepare(const data::PrepareConfig& config, std::ostream& out);
+
+// Writes one page about one or several runs.
+void report(const std::vector<std::string>& runs, const std::string& output, std::ostream& out);
+
+// `what`: routers | presets | families | experts | optimizers | schedules; empty: what there is to
+// list.
+void list(const std::string& what, std::ostream& out);
+
+// All settings as TOML with their meaning; with a file, that file resolved.
+void config(const std::string& file, const std::vector<std::string>& overrides, std::ostream& out);
+
+// What a path is (checkpoint, run, dataset, safetensors file, tokenizer), shapes, sizes, checksum
+// state. `verify` reads everything and compares the checksums.
+void inspect(const std::string& path, bool verify, std::ostream& out);
+
+}  // namespace locus::app

@@ -1,0 +1,90 @@
+#include "locus/app/describe.h"
+
+#include <array>
+#include <cmath>
+
+#include "locus/base/format.h"
+#include "locus/model/decoder.h"
+#include "locus/model/family.h"
+#include "locus/model/size.h"
+
+namespace locus::app {
+namespace {
+
+std::string row(std::string_view name, const std::string& value) {
+  return format("  {:<28}{}\n", name, value);
+}
+
+std::string moe_layers_text(const RunConfig& config) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i)
+    count += model::is_moe_layer(config.moe, i) ? 1 : 0;
+  return format("{} of {}", count, config.model.num_hidden_layers);
+}
+
+std::string scaled(double value, double base, const std::array<const char*, 5>& units) {
+  size_t unit = 0;
+  while (std::abs(value) >= base && unit + 1 < units.size()) {
+    value /= base;
+    ++unit;
+  }
+  if (unit == 0) return format("{:.0f}{}", value, units[unit]);
+  return value < 10 ? format("{:.2f}{}", value, units[unit])
+                    : format("{:.1f}{}", value, units[unit]);
+}
+
+}  // namespace
+
+std::string short_number(double value) { return scaled(value, 1000, {"", "K", "M", "G", "T"}); }
+
+std::string short_bytes(double bytes) {
+  return scaled(bytes, 1024, {" B", " KiB", " MiB", " GiB", " TiB"});
+}
+
+std::string describe_model(const RunConfig& config) {
+  const auto number = [](auto value) { return short_number(static_cast<double>(value)); };
+  const model::ModelConfig& m = config.model;
+  const model::ParameterCount count = model::count_parameters(m, config.moe);
+  const bool has_moe = count.experts > 0;
+  std::string out = "model\n";
+  out += row("family of the tensor names", std::string(model::closest_family(m, config.moe).name));
+  out += row("layers, hidden, heads", format("{}, {}, {} ({} key/value)", m.num_hidden_layers,
+                                             m.hidden_size, m.num_attention_heads, m.kv_heads()));
+  out += row("vocabulary, sequence", format("{}, {}", m.vocab_size, config.data.sequence_length));
+  if (has_moe) {
+    out += row("MoE layers", moe_layers_text(config));
+    out += row("experts, width, per token",
+               format("{}, {}, {}", config.moe.num_experts, config.moe.intermediate_size,
+                      model::experts_per_token(config.moe.router)));
+    out += row("router", config.moe.router.type);
+  }
+  out += "parameters\n";
+  out += row("total", number(count.total()));
+  out += row("active per token", number(count.active()));
+  out += row("embeddings, output",
+             number(count.embedding) + ", " + (count.output > 0 ? number(count.output) : "tied"));
+  out += row("attention", number(count.attention));
+  if (count.dense_mlp > 0) out += row("dense feed-forward", number(count.dense_mlp));
+  if (has_moe)
+    out +=
+        row("experts (active)", number(count.experts) + " (" + number(count.active_experts) + ")");
+  if (count.shared_experts > 0) out += row("shared experts", number(count.shared_experts));
+  out += row("routers, norms", number(count.routers) + ", " + number(count.norms));
+  const double forward = model::forward_flops_per_token(m, config.moe, config.data.sequence_length);
+  out += "FLOPs per token\n";
+  out += row("forward, training", short_number(forward) + ", " + short_number(3 * forward));
+  const int64_t compute_bytes = config.train.dtype == "bfloat16" ? 2 : 4;
+  const model::TrainingMemory memory =
+      model::estimate_memory(m, config.moe, config.train.micro_batch_size,
+                             config.data.sequence_length, compute_bytes, config.train.recompute);
+  out += "memory for training (estimate)\n";
+  out +=
+      row("weights, gradients", short_bytes(memory.weights) + ", " + short_bytes(memory.gradients));
+  out += row("optimiser state", short_bytes(memory.optimizer));
+  out += row("activations, logits",
+             short_bytes(memory.activations) + ", " + short_bytes(memory.logits));
+  out += row("total", short_bytes(memory.total()));
+  return out;
+}
+
+}  // namespace locus::app

@@ -1,0 +1,17 @@
+// The tables that a run prints before it starts.
+#pragma once
+
+#include <string>
+
+#include "locus/app/run_config.h"
+
+namespace locus::app {
+
+// Model, parameters by part, FLOPs per token and estimated memory by kind. Allocates nothing.
+std::string describe_model(const RunConfig& config);
+
+// "17.8M", "1.30G".
+std::string short_number(double value);
+std::string short_bytes(double bytes);
+
+}  // namespace locus::app

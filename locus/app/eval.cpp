@@ -1,0 +1,152 @@
+// `locus eval`: how well a trained model predicts prepared data or raw text, by domain.
+
+#include "locus/eval/perplexity.h"
+
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "locus/app/commands.h"
+#include "locus/app/session.h"
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/progress.h"
+#include "locus/base/signals.h"
+#include "locus/data/utf8.h"
+
+namespace locus::app {
+namespace {
+
+using nlohmann::json;
+
+struct RawText {
+  std::vector<data::Batch> batches;
+  std::vector<std::string> names;  // of the files: their domains
+};
+
+RawText read_text(const EvalOptions& options, const LoadedModel& loaded, int64_t sequence_length) {
+  RawText raw;
+  for (const std::string& file : options.text) {
+    const std::string text = read_file(file);
+    if (text.empty()) throw DataError("{}: is empty", file);
+    const size_t valid = data::valid_utf8_prefix(text);
+    if (valid < text.size())
+      throw DataError("{}: is not UTF-8 text: byte {} is wrong", file, valid);
+    auto batches = eval::windows(loaded.tokenizer->encode(text), loaded.tokenizer->eod_id(),
+                                 sequence_length, options.batch_size);
+    for (data::Batch& batch : batches) {
+      batch.domain_ids.assign(batch.input_ids.size(), static_cast<int16_t>(raw.names.size()));
+      raw.batches.push_back(std::move(batch));
+    }
+    raw.names.push_back(fs::path(file).filename().string());
+  }
+  return raw;
+}
+
+std::string score_row(std::string_view name, const eval::Score& score) {
+  return format("{:<24}{:>10.4f}{:>12.3f}{:>12.4f}{:>11.2f}%{:>12}\n", name, score.loss(),
+                score.perplexity(), score.bits_per_byte(), score.accuracy() * 100, score.tokens);
+}
+
+json to_json(const eval::Score& score) {
+  return {{"loss", score.loss()},
+          {"perplexity", score.perplexity()},
+          {"bits_per_byte", score.bits_per_byte()},
+          {"accuracy", score.accuracy()},
+          {"tokens", score.tokens}};
+}
+
+json to_json(const eval::Evaluation& result) {
+  json out = to_json(result.total);
+  out["by_domain"] = json::object();
+  for (const auto& [domain, score] : result.by_domain) out["by_domain"][domain] = to_json(score);
+  return out;
+}
+
+void print(const eval::Evaluation& result, std::ostream& out) {
+  out << format("{:<24}{:>10}{:>12}{:>12}{:>12}{:>12}\n", "domain", "loss", "perplexity",
+                "bits/byte", "accuracy", "tokens");
+  for (const auto& [domain, score] : result.by_domain) out << score_row(domain, score);
+  out << score_row("all", result.total);
+}
+
+// Evaluates on raw text, or on prepared data.
+class Evaluator {
+ public:
+  Evaluator(const EvalOptions& options, LoadedModel& loaded) : options_(options), loaded_(loaded) {
+    if (!options.text.empty()) {
+      raw_ = read_text(options, loaded, loaded.config.data.sequence_length);
+      what_ = options.text.front();
+      return;
+    }
+    const auto& config = loaded.config.data;
+    const auto& paths = !options.data.empty()   ? options.data
+                        : !config.valid.empty() ? config.valid
+                                                : config.train;
+    source_ = open_data(paths, options.split, {}, loaded.config, *loaded.tokenizer);
+    what_ = paths.front() + " (" + options.split + ")";
+  }
+
+  eval::Evaluation run(bool training_rule) {
+    ProgressBar bar("eval", 0);
+    eval::EvaluateOptions how{.batch_size = options_.batch_size,
+                              .max_batches = options_.max_batches,
+                              .training_rule = training_rule,
+                              .progress = {}};
+    if (bar.on_terminal()) {
+      how.progress = [&bar](int64_t done, int64_t total) {
+        bar.update(done, format("of {} batches", total));
+      };
+    }
+    const auto bytes = eval::bytes_per_token(*loaded_.tokenizer);
+    if (source_) return eval::evaluate(*loaded_.decoder, *source_, bytes, how);
+    return eval::evaluate(*loaded_.decoder, raw_.batches, bytes, how, raw_.names);
+  }
+
+  const std::string& what() const { return what_; }
+
+ private:
+  const EvalOptions& options_;
+  LoadedModel& loaded_;
+  std::shared_ptr<const data::SampleSource> source_;  // null: raw text
+  RawText raw_;
+  std::string what_;
+};
+
+}  // namespace
+
+void eval(const EvalOptions& options, std::ostream& out) {
+  if (!options.text.empty() && !options.data.empty()) {
+    throw ConfigError("give either prepared data or raw text, not both");
+  }
+  watch_signals();
+  LoadedModel loaded = load_model(options.checkpoint, options.dtype, options.num_threads);
+  if (options.sequence_length > 0) loaded.config.data.sequence_length = options.sequence_length;
+  if (loaded.config.data.sequence_length > loaded.config.model.max_position_embeddings) {
+    throw ConfigError("a sequence length of {} is over the model's context of {}",
+                      loaded.config.data.sequence_length,
+                      loaded.config.model.max_position_embeddings);
+  }
+  Evaluator evaluator(options, loaded);
+  out << format("checkpoint {} (step {}) on {}\n", loaded.checkpoint.path.string(),
+                loaded.checkpoint.step, evaluator.what());
+  const eval::Evaluation result = evaluator.run(/*training_rule=*/false);
+  json record = to_json(result);
+  record["checkpoint"] = loaded.checkpoint.path.string();
+  record["step"] = loaded.checkpoint.step;
+  record["data"] = evaluator.what();
+  print(result, out);
+  if (eval::looks_ahead_in_training(*loaded.decoder)) {
+    // Training decisions of this router look at later tokens: the causal figure above is the honest
+    // one.
+    const eval::Evaluation leaking = evaluator.run(/*training_rule=*/true);
+    record["rule"] = "causal";
+    record["batch_rule"] = to_json(leaking);
+    out << "the same with the training rule, which looks at later tokens:\n"
+        << score_row("all (leaks)", leaking.total);
+  }
+  if (!options.output.empty()) write_file_atomic(options.output, record.dump(2) + "\n");
+}
+
+}  // namespace locus::app

@@ -1,0 +1,244 @@
+#include "locus/app/run_config.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/toml.h"
+#include "locus/model/family.h"
+#include "locus/moe/experts.h"
+#include "locus/moe/router.h"
+#include "locus/train/lr_schedule.h"
+#include "locus/train/optimizer.h"
+
+namespace locus::app {
+namespace {
+
+// Collects the problems of a configuration as texts.
+class Problems {
+ public:
+  template <class... Args>
+  void add_if(bool wrong, std::string_view pattern, const Args&... args) {
+    if (wrong) texts_.push_back(format(pattern, args...));
+  }
+  void one_of(std::string_view key, const std::string& value,
+              const std::vector<std::string>& known) {
+    if (std::find(known.begin(), known.end(), value) != known.end()) return;
+    std::string list;
+    for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
+    const std::string hint = nearest(value, known);
+    texts_.push_back(format("{} = \"{}\" is not known; one of {}{}", key, value, list,
+                            hint.empty() ? "" : " (did you mean " + hint + "?)"));
+  }
+  void positive(std::string_view key, int64_t value) {
+    add_if(value <= 0, "{} = {} must be positive", key, value);
+  }
+  void not_negative(std::string_view key, double value) {
+    add_if(!(value >= 0), "{} = {} must not be negative", key, value);
+  }
+  void share(std::string_view key, double value) {
+    add_if(!(value >= 0 && value < 1), "{} = {} must be at least 0 and below 1", key, value);
+  }
+  std::vector<std::string> take() { return std::move(texts_); }
+  void append(std::vector<std::string> more) {
+    texts_.insert(texts_.end(), more.begin(), more.end());
+  }
+
+ private:
+  std::vector<std::string> texts_;
+};
+
+template <class Entries>
+std::vector<std::string> names_of(const Entries& entries) {
+  std::vector<std::string> names;
+  for (const auto& entry : entries) names.emplace_back(entry.name);
+  return names;
+}
+
+void check_model(const model::ModelConfig& m, int64_t sequence_length, Problems& out) {
+  out.positive("model.hidden_size", m.hidden_size);
+  out.positive("model.num_hidden_layers", m.num_hidden_layers);
+  out.positive("model.num_attention_heads", m.num_attention_heads);
+  out.positive("model.intermediate_size", m.intermediate_size);
+  out.positive("model.max_position_embeddings", m.max_position_embeddings);
+  out.not_negative("model.vocab_size", static_cast<double>(m.vocab_size));
+  out.not_negative("model.num_key_value_heads", static_cast<double>(m.num_key_value_heads));
+  out.not_negative("model.head_dim", static_cast<double>(m.head_dim));
+  out.add_if(
+      m.num_attention_heads > 0 && m.head_dim == 0 && m.hidden_size % m.num_attention_heads != 0,
+      "model.hidden_size = {} is not divisible by model.num_attention_heads = {}; set "
+      "model.head_dim or change one",
+      m.hidden_size, m.num_attention_heads);
+  out.add_if(m.kv_heads() > 0 && m.num_attention_heads % m.kv_heads() != 0,
+             "model.num_attention_heads = {} is not a multiple of model.num_key_value_heads = {}",
+             m.num_attention_heads, m.kv_heads());
+  const bool whole_heads =
+      m.head_dim > 0 || (m.num_attention_heads > 0 && m.hidden_size % m.num_attention_heads == 0);
+  out.add_if(whole_heads && m.position_embedding_type == "rope" && m.head_size() % 2 != 0,
+             "model.head_dim = {} must be even for rotary positions", m.head_size());
+  out.one_of("model.hidden_act", m.hidden_act, {"swiglu", "gelu", "gelu_new"});
+  out.one_of("model.qk_norm", m.qk_norm, {"none", "head", "full"});
+  out.one_of("model.norm_type", m.norm_type, {"rmsnorm", "layernorm"});
+  out.one_of("model.position_embedding_type", m.position_embedding_type, {"rope", "learned"});
+  out.one_of("model.rope_scaling", m.rope_scaling, {"none", "linear", "ntk"});
+  out.add_if(!(m.rope_scaling_factor >= 1), "model.rope_scaling_factor = {} must be at least 1",
+             m.rope_scaling_factor);
+  out.add_if(!(m.rope_theta > 0), "model.rope_theta = {} must be positive", m.rope_theta);
+  out.add_if(!(m.norm_eps > 0), "model.norm_eps = {} must be positive", m.norm_eps);
+  out.add_if(!(m.initializer_range > 0), "model.initializer_range = {} must be positive",
+             m.initializer_range);
+  out.share("model.hidden_dropout", m.hidden_dropout);
+  out.share("model.embedding_dropout", m.embedding_dropout);
+  out.add_if(sequence_length > m.max_position_embeddings,
+             "data.sequence_length = {} is over model.max_position_embeddings = {}",
+             sequence_length, m.max_position_embeddings);
+}
+
+void check_moe(const RunConfig& config, Problems& out) {
+  const moe::MoeConfig& moe = config.moe;
+  out.not_negative("moe.num_experts", static_cast<double>(moe.num_experts));
+  if (moe.num_experts <= 0) return;
+  out.positive("moe.intermediate_size", moe.intermediate_size);
+  out.positive("moe.layer_freq", moe.layer_freq);
+  out.not_negative("moe.shared_expert_intermediate_size",
+                   static_cast<double>(moe.shared_expert_intermediate_size));
+  out.add_if(
+      moe.shared_expert_gate && moe.shared_expert_intermediate_size == 0,
+      "moe.shared_expert_gate needs a shared expert: moe.shared_expert_intermediate_size is 0");
+  for (const int64_t layer : moe.layers) {
+    out.add_if(layer < 0 || layer >= config.model.num_hidden_layers,
+               "moe.layers names layer {}; model.num_hidden_layers = {}", layer,
+               config.model.num_hidden_layers);
+  }
+  out.one_of("moe.experts", moe.experts, moe::expert_kernel_names());
+  const moe::RouterConfig& router = moe.router;
+  out.one_of("moe.router.type", router.type, moe::router_names());
+  if (config.router_options.contains(router.type)) {
+    out.append(moe::find_router(router.type)
+                   .validate(router, moe.num_experts, config.chosen_router_options()));
+  }
+}
+
+void check_data(const data::DataConfig& data, Problems& out) {
+  out.positive("data.sequence_length", data.sequence_length);
+  out.not_negative("data.prefetch", static_cast<double>(data.prefetch));
+  out.add_if(!data.train_weights.empty() && data.train_weights.size() != data.train.size(),
+             "data.train_weights has {} numbers for {} datasets in data.train",
+             data.train_weights.size(), data.train.size());
+  for (const double weight : data.train_weights) out.not_negative("data.train_weights", weight);
+  out.add_if(!data.train_weights.empty() &&
+                 !(std::accumulate(data.train_weights.begin(), data.train_weights.end(), 0.0) > 0),
+             "data.train_weights are all 0");
+}
+
+void check_training(const RunConfig& config, Problems& out) {
+  const train::TrainConfig& train = config.train;
+  out.add_if(train.output_dir.empty(), "train.output_dir must name a folder");
+  out.positive("train.max_steps", train.max_steps);
+  out.positive("train.micro_batch_size", train.micro_batch_size);
+  out.positive("train.global_batch_size", train.global_batch_size);
+  out.positive("train.max_skipped_in_row", train.max_skipped_in_row);
+  out.add_if(train.micro_batch_size > 0 && train.global_batch_size % train.micro_batch_size != 0,
+             "train.global_batch_size = {} is not a multiple of train.micro_batch_size = {}",
+             train.global_batch_size, train.micro_batch_size);
+  out.one_of("train.dtype", train.dtype, {"float32", "bfloat16"});
+  out.add_if(train.device != "cpu" && train.device != "cuda" && !train.device.starts_with("cuda:"),
+             "train.device = \"{}\" is not a device; cpu, cuda or cuda:<n>", train.device);
+  out.not_negative("train.seed", static_cast<double>(train.seed));
+  out.not_negative("train.clip_grad", train.clip_grad);
+  out.not_negative("train.num_threads", static_cast<double>(train.num_threads));
+  out.add_if(train.loss_spike_factor != 0 && !(train.loss_spike_factor > 1),
+             "train.loss_spike_factor = {} must be over 1, or 0 for no guard",
+             train.loss_spike_factor);
+  out.one_of("optimizer.type", config.optimizer.type, names_of(train::optimizer_entries()));
+  out.share("optimizer.adam_beta1", config.optimizer.adam_beta1);
+  out.share("optimizer.adam_beta2", config.optimizer.adam_beta2);
+  out.add_if(!(config.optimizer.adam_eps > 0), "optimizer.adam_eps = {} must be positive",
+             config.optimizer.adam_eps);
+  out.not_negative("optimizer.weight_decay", config.optimizer.weight_decay);
+  const train::LrScheduleConfig& lr = config.lr_schedule;
+  out.one_of("lr_schedule.type", lr.type, names_of(train::lr_schedule_entries()));
+  out.not_negative("lr_schedule.lr", lr.lr);
+  out.not_negative("lr_schedule.min_lr", lr.min_lr);
+  out.add_if(lr.min_lr > lr.lr, "lr_schedule.min_lr = {} is over lr_schedule.lr = {}", lr.min_lr,
+             lr.lr);
+  out.not_negative("lr_schedule.warmup_steps", static_cast<double>(lr.warmup_steps));
+  out.not_negative("lr_schedule.decay_steps", static_cast<double>(lr.decay_steps));
+  out.not_negative("checkpoint.interval", static_cast<double>(config.checkpoint.interval));
+  out.not_negative("checkpoint.keep_last", static_cast<double>(config.checkpoint.keep_last));
+  out.not_negative("checkpoint.keep_every", static_cast<double>(config.checkpoint.keep_every));
+  out.positive("checkpoint.max_shard_bytes", config.checkpoint.max_shard_bytes);
+  out.positive("log.interval", config.log.interval);
+  out.positive("log.router_interval", config.log.router_interval);
+  out.not_negative("eval.interval", static_cast<double>(config.eval.interval));
+  out.not_negative("eval.max_batches", static_cast<double>(config.eval.max_batches));
+  out.positive("eval.batch_size", config.eval.batch_size);
+}
+
+}  // namespace
+
+RunConfig::RunConfig() {
+  for (const moe::RouterEntry& entry : moe::router_entries()) {
+    router_options.emplace(entry.name, entry.options());
+  }
+}
+
+Fields RunConfig::fields(bool chosen_only) {
+  Fields all = collect_fields(*this);
+  for (const auto& [name, options] : router_options) {
+    if (chosen_only && name != moe.router.type) continue;
+    for (const Field& field : options.fields()) {
+      all.push_back({"moe." + name + "." + field.path, field.value, field.doc});
+    }
+  }
+  return all;
+}
+
+const OptionSet& RunConfig::chosen_router_options() const {
+  const auto found = router_options.find(moe.router.type);
+  if (found == router_options.end())
+    return router_options.at(std::string(moe::find_router(moe.router.type).name));
+  return found->second;
+}
+
+std::vector<std::string> RunConfig::problems() const {
+  Problems out;
+  check_model(model, data.sequence_length, out);
+  check_moe(*this, out);
+  check_data(data, out);
+  check_training(*this, out);
+  return out.take();
+}
+
+RunConfig parse_run_config(const std::string& source, const std::string& text,
+                           const std::vector<std::string>& overrides) {
+  // Read once to learn the preset, then again on top of it.
+  RunConfig config;
+  read_toml(source, text, overrides, config.fields());
+  if (config.model.preset.empty()) return config;
+  RunConfig with_preset;
+  const model::Preset& preset = model::find_preset(config.model.preset);
+  read_toml("preset " + std::string(preset.name), preset.toml, {}, with_preset.fields());
+  read_toml(source, text, overrides, with_preset.fields());
+  return with_preset;
+}
+
+RunConfig load_run_config(const std::string& file, const std::vector<std::string>& overrides) {
+  return parse_run_config(file.empty() ? "--set" : file, file.empty() ? "" : read_file(file),
+                          overrides);
+}
+
+void validate(const RunConfig& config) {
+  const std::vector<std::string> problems = config.problems();
+  if (problems.empty()) return;
+  std::string text;
+  for (const std::string& problem : problems) text += (text.empty() ? "" : "\n") + problem;
+  throw ConfigError("{}", text);
+}
+
+std::string to_toml(RunConfig& config, bool with_docs) {
+  return write_toml(config.fields(/*chosen_only=*/true), with_docs);
+}
+
+}  // namespace locus::app

@@ -1,0 +1,73 @@
+// All settings of a run: one file, one struct, one list of fields.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "locus/base/options.h"
+#include "locus/data/config.h"
+#include "locus/eval/config.h"
+#include "locus/model/config.h"
+#include "locus/moe/config.h"
+#include "locus/train/config.h"
+
+namespace locus::app {
+
+struct RunConfig {
+  model::ModelConfig model;
+  moe::MoeConfig moe;
+  data::DataConfig data;
+  train::TrainConfig train;
+  train::OptimizerConfig optimizer;
+  train::LrScheduleConfig lr_schedule;
+  train::CheckpointConfig checkpoint;
+  train::LogConfig log;
+  eval::EvalConfig eval;
+  // The routers' own settings, by router name: [moe.<name>].
+  std::map<std::string, OptionSet> router_options;
+
+  RunConfig();  // defaults
+  RunConfig(const RunConfig&) = delete;
+  RunConfig& operator=(const RunConfig&) = delete;
+  RunConfig(RunConfig&&) = default;
+  RunConfig& operator=(RunConfig&&) = default;
+
+  template <class V>
+  void visit_fields(V& v) {
+    v("model", model, "");
+    v("moe", moe, "");
+    v("data", data, "");
+    v("train", train, "");
+    v("optimizer", optimizer, "");
+    v("lr_schedule", lr_schedule, "");
+    v("checkpoint", checkpoint, "");
+    v("log", log, "");
+    v("eval", eval, "");
+  }
+
+  // Every key, options of all routers included; of the chosen router alone with `chosen_only`.
+  // Points into this object.
+  Fields fields(bool chosen_only = false);
+
+  const OptionSet& chosen_router_options() const;
+
+  // All problems across sections, one text each; empty: none. Looks at no file.
+  std::vector<std::string> problems() const;
+};
+
+// Precedence: defaults < preset (model.preset) < file < overrides. An empty file name: no file.
+// Throws ConfigError for unknown keys and ill-typed values; does not call problems().
+RunConfig load_run_config(const std::string& file, const std::vector<std::string>& overrides);
+
+// From the text of a stored configuration (a checkpoint's config.toml).
+RunConfig parse_run_config(const std::string& source, const std::string& text,
+                           const std::vector<std::string>& overrides);
+
+// problems() as one ConfigError.
+void validate(const RunConfig& config);
+
+// The resolved settings as TOML, options of the chosen router alone.
+std::string to_toml(RunConfig& config, bool with_docs = false);
+
+}  // namespace locus::app

@@ -1,0 +1,25 @@
+#include "locus/app/run_folder.h"
+
+#include "locus/base/error.h"
+
+namespace locus::app {
+
+RunFolder::RunFolder(const fs::path& path, bool resume) : path_(path) {
+  make_folders(path);
+  const fs::path lock = path / ".lock";
+  lock_ = FileLock::try_acquire(lock);
+  if (!lock_) {
+    std::string holder = read_file(lock);
+    while (!holder.empty() && holder.back() == '\n') holder.pop_back();
+    throw ConfigError("train.output_dir = \"{}\" is in use by another process ({})", path.string(),
+                      holder.empty() ? "unknown" : holder);
+  }
+  if (!resume && fs::exists(path / "metrics.jsonl")) {
+    throw ConfigError(
+        "train.output_dir = \"{}\" holds a run already; continue it with --resume, or name another "
+        "folder",
+        path.string());
+  }
+}
+
+}  // namespace locus::app

@@ -1,0 +1,147 @@
+#include "locus/app/session.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/hash.h"
+#include "locus/data/dataset_info.h"
+#include "locus/data/indexed_dataset.h"
+
+namespace locus::app {
+namespace {
+
+constexpr int64_t kFrequencySample = int64_t{4} << 20;
+constexpr int64_t kFrequencyChunk = int64_t{64} << 10;
+
+bool is_dataset_folder(const std::string& path) {
+  return fs::exists(fs::path(path) / "dataset.json");
+}
+
+void check_tokenizer(const std::string& path, const std::string& hash) {
+  if (!is_dataset_folder(path)) return;
+  const std::string made_with = data::read_dataset_info(path).tokenizer_hash;
+  if (made_with != hash) {
+    throw DataError(
+        "{}: was prepared with another tokenizer (its dataset.json says {}, this one is {}); "
+        "prepare it "
+        "again with --tokenizer, or use its own tokenizer.model",
+        path, made_with, hash);
+  }
+}
+
+}  // namespace
+
+void set_threads(int64_t num_threads) {
+  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  at::set_num_threads(static_cast<int>(num_threads > 0 ? num_threads : cores));
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // we read only what we wrote
+}
+
+std::string tokenizer_path(const data::DataConfig& config) {
+  if (!config.tokenizer.empty()) return config.tokenizer;
+  for (const std::string& path : config.train) {
+    if (is_dataset_folder(path)) return (fs::path(path) / "tokenizer.model").string();
+  }
+  if (config.train.empty()) {
+    throw ConfigError(
+        "data.train names no dataset; make one with `locus prepare` and set data.train = "
+        "[\"folder\"]");
+  }
+  throw ConfigError("data.tokenizer is not set, and {} is not a folder made by `locus prepare`",
+                    config.train.front());
+}
+
+void settle_vocabulary(RunConfig& config, const data::Tokenizer& tokenizer,
+                       const std::string& name) {
+  if (config.model.vocab_size == 0) config.model.vocab_size = tokenizer.vocab_size();
+  if (config.model.vocab_size < tokenizer.vocab_size()) {
+    throw ConfigError(
+        "model.vocab_size = {} is under the {} pieces of the tokenizer {}; set it to 0 or more "
+        "than that",
+        config.model.vocab_size, tokenizer.vocab_size(), name);
+  }
+}
+
+std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::string>& paths,
+                                                    const std::string& split,
+                                                    const std::vector<double>& weights,
+                                                    const RunConfig& config,
+                                                    const data::Tokenizer& tokenizer) {
+  const std::string hash = to_hex(hash128(tokenizer.serialized()));
+  std::vector<std::shared_ptr<const data::IndexedDataset>> datasets;
+  for (const std::string& path : paths) {
+    check_tokenizer(path, hash);
+    datasets.push_back(data::open_split(path, split));
+  }
+  auto source = std::make_shared<const data::SampleSource>(
+      std::move(datasets), weights, config.data, static_cast<uint64_t>(config.train.seed));
+  if (source->vocab_size() > config.model.vocab_size) {
+    throw DataError("{}: holds ids of a vocabulary of {}, model.vocab_size is {}", paths.front(),
+                    source->vocab_size(), config.model.vocab_size);
+  }
+  return source;
+}
+
+std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int64_t vocab_size) {
+  std::vector<int64_t> count(static_cast<size_t>(vocab_size));
+  std::vector<int32_t> chunk;
+  for (const std::string& path : paths) {
+    const auto dataset = data::open_split(path, "train");
+    const int64_t tokens = dataset->num_tokens();
+    const int64_t stride =
+        std::max<int64_t>(kFrequencyChunk, tokens / (kFrequencySample / kFrequencyChunk));
+    for (int64_t begin = 0; begin < tokens; begin += stride) {
+      chunk.resize(static_cast<size_t>(std::min(kFrequencyChunk, tokens - begin)));
+      dataset->read(begin, chunk);
+      for (const int32_t id : chunk) {
+        if (id < vocab_size) ++count[static_cast<size_t>(id)];
+      }
+    }
+  }
+  return count;
+}
+
+at::ScalarType parse_dtype(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  throw ConfigError("dtype \"{}\" is not known; float32 or bfloat16", name);
+}
+
+model::DecoderConfig decoder_config(const RunConfig& config) {
+  model::DecoderConfig out;
+  out.model = config.model;
+  out.moe = config.moe;
+  out.router_options = config.chosen_router_options();
+  out.seed = static_cast<uint64_t>(config.train.seed);
+  out.compute_type = parse_dtype(config.train.dtype);
+  out.recompute = config.train.recompute;
+  return out;
+}
+
+LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads) {
+  const train::CheckpointRef checkpoint = train::resolve_checkpoint(path);
+  const std::string file = (checkpoint.path / "config.toml").string();
+  LoadedModel loaded{parse_run_config(file, read_file(file), {}), checkpoint, nullptr, nullptr};
+  validate(loaded.config);
+  if (!dtype.empty()) loaded.config.train.dtype = dtype;
+  set_threads(num_threads);
+  loaded.tokenizer = data::load_tokenizer((checkpoint.path / "tokenizer.model").string());
+  settle_vocabulary(loaded.config, *loaded.tokenizer,
+                    (checkpoint.path / "tokenizer.model").string());
+  model::DecoderConfig shape = decoder_config(loaded.config);
+  // The hash tables come with the weights; what they would be built from does not matter here.
+  shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
+  loaded.decoder = std::make_shared<model::Decoder>(shape);
+  train::load_model(checkpoint, *loaded.decoder);
+  loaded.decoder->eval();
+  return loaded;
+}
+
+}  // namespace locus::app

@@ -1,0 +1,54 @@
+// Putting a run together: tokenizer, data, model. What train, eval and generate share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "locus/app/run_config.h"
+#include "locus/data/loader.h"
+#include "locus/data/tokenizer.h"
+#include "locus/model/decoder.h"
+#include "locus/train/checkpoint.h"
+
+namespace locus::app {
+
+// Threads of tensor operations; 0: one a core. Deterministic algorithms, given seed and threads.
+void set_threads(int64_t num_threads);
+
+// The tokenizer of a configuration: data.tokenizer, or that of the first training folder.
+// ConfigError if neither is set.
+std::string tokenizer_path(const data::DataConfig& config);
+
+// ConfigError unless the tokenizer fits model.vocab_size, which 0 sets to the tokenizer's.
+void settle_vocabulary(RunConfig& config, const data::Tokenizer& tokenizer,
+                       const std::string& name);
+
+// One split of several datasets. DataError if one of them was made with another tokenizer or holds
+// ids beyond the vocabulary.
+std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::string>& paths,
+                                                    const std::string& split,
+                                                    const std::vector<double>& weights,
+                                                    const RunConfig& config,
+                                                    const data::Tokenizer& tokenizer);
+
+// How often each token id occurs in the training data (a sample of at most 4M tokens, evenly
+// spread).
+std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int64_t vocab_size);
+
+model::DecoderConfig decoder_config(const RunConfig& config);
+at::ScalarType parse_dtype(const std::string& name);
+
+// A trained model out of a checkpoint or run folder, ready to evaluate.
+struct LoadedModel {
+  RunConfig config;
+  train::CheckpointRef checkpoint;
+  std::unique_ptr<data::Tokenizer> tokenizer;
+  std::shared_ptr<model::Decoder> decoder;
+};
+// dtype empty: as trained.
+LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads);
+
+}  // namespace locus::app

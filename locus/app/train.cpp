@@ -1,0 +1,237 @@
+// `locus train`: from settings to a finished run.
+
+#include "locus/app/describe.h"
+#include "locus/app/run_folder.h"
+#include "locus/app/session.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <optional>
+#include <ostream>
+
+#include "locus/app/commands.h"
+#include "locus/base/error.h"
+#include "locus/base/log.h"
+#include "locus/base/progress.h"
+#include "locus/base/signals.h"
+#include "locus/base/version.h"
+#include "locus/eval/perplexity.h"
+#include "locus/model/size.h"
+#include "locus/train/machine.h"
+#include "locus/train/trainer.h"
+
+namespace locus::app {
+namespace {
+
+std::string iso_time() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S%z", &local);
+  return text;
+}
+
+at::Device parse_device(const std::string& name) {
+  const at::Device device(name);
+  if (device.is_cuda() && !at::hasCUDA()) {
+    throw ConfigError("train.device = \"{}\": this libtorch or machine has no CUDA device", name);
+  }
+  return device;
+}
+
+train::MetricObject scores(const eval::Score& score) {
+  return {{"loss", score.loss()},
+          {"perplexity", score.perplexity()},
+          {"accuracy", score.accuracy()},
+          {"tokens", score.tokens}};
+}
+
+// Everything of a run that lives as long as the run.
+class TrainSession {
+ public:
+  TrainSession(RunConfig config, bool resume);
+  void run(std::ostream& out);
+
+ private:
+  void load_checkpoint();
+  void write_run_line(double peak_flops);
+  void evaluate(int64_t step);
+  train::TrainerSettings settings(double peak_flops);
+
+  RunConfig config_;
+  std::unique_ptr<data::Tokenizer> tokenizer_;
+  std::shared_ptr<const data::SampleSource> train_data_, valid_data_;  // valid_data_ null: none
+  RunFolder folder_;
+  std::shared_ptr<model::Decoder> decoder_;
+  std::unique_ptr<train::Optimizer> optimizer_;
+  train::TrainerState state_;
+  std::optional<int64_t> resumed_step_;
+  std::optional<train::MetricsWriter> metrics_;
+  std::vector<int32_t> bytes_per_token_;
+};
+
+TrainSession::TrainSession(RunConfig config, bool resume)
+    : config_(std::move(config)),
+      tokenizer_(data::load_tokenizer(tokenizer_path(config_.data))),
+      folder_((settle_vocabulary(config_, *tokenizer_, tokenizer_path(config_.data)),
+               config_.train.output_dir),
+              resume) {
+  train_data_ =
+      open_data(config_.data.train, "train", config_.data.train_weights, config_, *tokenizer_);
+  train_data_->check_trainable();
+  const bool own_valid = !config_.data.valid.empty();
+  const auto valid = own_valid ? config_.data.valid : config_.data.train;
+  if (own_valid || fs::exists(fs::path(valid.front()) / "valid.idx")) {
+    valid_data_ = open_data(valid, "valid", {}, config_, *tokenizer_);
+    if (valid_data_->num_evaluation_sequences() == 0) valid_data_ = nullptr;
+  }
+  if (!valid_data_) log::warning("there is no validation data: no evaluation during training");
+  bytes_per_token_ = eval::bytes_per_token(*tokenizer_);
+
+  log::open_file((folder_.path() / "log.txt").string());
+  set_threads(config_.train.num_threads);
+  const at::Device device = parse_device(config_.train.device);
+  model::DecoderConfig shape = decoder_config(config_);
+  if (config_.moe.num_experts > 0 && config_.moe.router.type == "hash") {
+    shape.token_frequency = token_frequency(config_.data.train, config_.model.vocab_size);
+  }
+  decoder_ = std::make_shared<model::Decoder>(shape);
+  decoder_->to(device);
+  optimizer_ = train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_));
+  if (resume) load_checkpoint();
+  write_file_atomic(folder_.path() / "config.toml", to_toml(config_));
+  metrics_.emplace(folder_.path(), resumed_step_, config_.log.tensorboard);
+}
+
+void TrainSession::load_checkpoint() {
+  const auto found = train::newest_intact(folder_.checkpoints());
+  if (!found) {
+    log::info("{} has no checkpoint: training starts from the beginning", folder_.path().string());
+    return;
+  }
+  train::load_model(*found, *decoder_);
+  train::load_optimizer(*found, *optimizer_);
+  state_ = train::load_trainer_state(*found);
+  resumed_step_ = state_.step;
+  log::info("continuing from {} (step {})", found->path.string(), state_.step);
+}
+
+void TrainSession::write_run_line(double peak_flops) {
+  const model::ParameterCount count = model::count_parameters(config_.model, config_.moe);
+  std::vector<int64_t> moe_layers;
+  for (const auto& [layer, moe] : decoder_->moe_layers()) moe_layers.push_back(layer);
+  train::MetricLine line("run", state_.step);
+  line.set("time", iso_time())
+      .set("version", std::string(kVersion))
+      .set("parameters", count.total())
+      .set("active_parameters", count.active())
+      .set("flops_per_token", 3 * model::forward_flops_per_token(config_.model, config_.moe,
+                                                                 config_.data.sequence_length))
+      .set("tokens_per_step", config_.train.global_batch_size * config_.data.sequence_length)
+      .set("router", moe_layers.empty() ? "none" : config_.moe.router.type)
+      .set("num_layers", config_.model.num_hidden_layers)
+      .set("moe_layers", moe_layers)
+      .set("num_experts", moe_layers.empty() ? 0 : config_.moe.num_experts)
+      .set("domains", train_data_->domain_names())
+      .set("peak_flops", peak_flops)
+      .set("threads", at::get_num_threads());
+  line.set("resumed_from",
+           resumed_step_ ? train::MetricValue(*resumed_step_) : train::MetricValue(nullptr));
+  metrics_->write(line);
+}
+
+void TrainSession::evaluate(int64_t step) {
+  if (!valid_data_) return;
+  const eval::Evaluation result = eval::evaluate(
+      *decoder_, *valid_data_, bytes_per_token_,
+      {.batch_size = config_.eval.batch_size, .max_batches = config_.eval.max_batches});
+  train::MetricObject by_domain;
+  for (const auto& [domain, score] : result.by_domain) by_domain.push_back({domain, scores(score)});
+  metrics_->write(train::MetricLine("valid", step)
+                      .set("loss", result.total.loss())
+                      .set("perplexity", result.total.perplexity())
+                      .set("bits_per_byte", result.total.bits_per_byte())
+                      .set("accuracy", result.total.accuracy())
+                      .set("tokens", result.total.tokens)
+                      .set("by_domain", by_domain));
+  log::info("step {}: validation loss {:.4f}, perplexity {:.2f}, bits per byte {:.4f}", step,
+            result.total.loss(), result.total.perplexity(), result.total.bits_per_byte());
+}
+
+train::TrainerSettings TrainSession::settings(double peak_flops) {
+  return {.train = config_.train,
+          .lr_schedule = config_.lr_schedule,
+          .checkpoint = config_.checkpoint,
+          .log = config_.log,
+          .eval_interval = config_.eval.interval,
+          .prefetch = config_.data.prefetch,
+          .flops_per_token = 3 * model::forward_flops_per_token(config_.model, config_.moe,
+                                                                config_.data.sequence_length),
+          .peak_flops = peak_flops,
+          .texts = {to_toml(config_), tokenizer_->serialized()}};
+}
+
+void TrainSession::run(std::ostream& out) {
+  const double peak = train::measure_matmul_rate(parse_dtype(config_.train.dtype),
+                                                 at::Device(config_.train.device));
+  log::info(
+      "settings of this run\n{}training\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n  {:<28}{} of {} "
+      "sequences\n"
+      "  {:<28}{} tokens, {} domains\n  {:<28}{} GFLOP/s",
+      describe_model(config_), "device, dtype", config_.train.device, config_.train.dtype,
+      at::get_num_threads(), "run folder", folder_.path().string(), "steps",
+      config_.train.max_steps, config_.train.global_batch_size, "training data",
+      short_number(static_cast<double>(train_data_->num_tokens())),
+      train_data_->domain_names().size(), "measured matmul rate", short_number(peak / 1e9));
+  write_run_line(peak);
+  train::CheckpointWriter checkpoints(folder_.checkpoints(), config_.checkpoint);
+  train::Trainer trainer({*decoder_, *optimizer_, train_data_, *metrics_, checkpoints},
+                         settings(peak));
+  trainer.on_evaluation([this](int64_t step) { evaluate(step); });
+  const train::TrainOutcome outcome = trainer.run(state_);
+  metrics_->write(train::MetricLine("end", outcome.state.step)
+                      .set("reason", outcome.reason)
+                      .set("loss", outcome.loss)
+                      .set("wall_s", outcome.wall_s)
+                      .set("tokens", outcome.state.tokens));
+  out << format("{} step={} tokens={} loss={:.6f} wall_s={:.1f} run={}\n", outcome.reason,
+                outcome.state.step, outcome.state.tokens, outcome.loss, outcome.wall_s,
+                folder_.path().string());
+  log::close_file();
+  if (outcome.signal != 0) throw Interrupted(outcome.signal);
+}
+
+// Everything that can be checked without building tensors.
+void dry_run(RunConfig config, std::ostream& out) {
+  const bool knows_data = !config.data.train.empty() || !config.data.tokenizer.empty();
+  if (knows_data || config.model.vocab_size == 0) {
+    const std::string path = tokenizer_path(config.data);
+    const auto tokenizer = data::load_tokenizer(path);
+    settle_vocabulary(config, *tokenizer, path);
+    if (!config.data.train.empty()) {
+      const auto source =
+          open_data(config.data.train, "train", config.data.train_weights, config, *tokenizer);
+      source->check_trainable();
+      out << format("training data\n  {:<28}{}\n", "tokens",
+                    short_number(static_cast<double>(source->num_tokens())));
+    }
+  }
+  out << describe_model(config);
+}
+
+}  // namespace
+
+void train(const TrainOptions& options, std::ostream& out) {
+  RunConfig config = load_run_config(options.config, options.overrides);
+  validate(config);
+  if (options.dry_run) return dry_run(std::move(config), out);
+  watch_signals();
+  TrainSession(std::move(config), options.resume).run(out);
+}
+
+}  // namespace locus::app

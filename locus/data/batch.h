@@ -1,0 +1,25 @@
+// What the loader hands to the trainer: sequences of tokens with all that a model may ask of a
+// token.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace locus::data {
+
+// `num_sequences` rows of `sequence_length` tokens; each vector is [num_sequences,
+// sequence_length], row-major.
+struct Batch {
+  int64_t num_sequences = 0;
+  int64_t sequence_length = 0;
+  std::vector<int32_t> input_ids;
+  std::vector<int32_t> labels;        // the next token of the same document; -1: no loss here
+  std::vector<int32_t> position_ids;  // restart at each document when reset_position_ids
+  std::vector<int32_t> document_ids;  // 0, 1, ... in the order of the row: tokens of equal number
+                                      // may see each other; all 0 without reset_attention_mask
+  std::vector<int16_t> domain_ids;    // domain of the token's document; -1 unknown
+  // Place of each sequence in the global batch: key of every random draw.
+  std::vector<int64_t> global_sequence_index;  // [num_sequences]
+};
+
+}  // namespace locus::data

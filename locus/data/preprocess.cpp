@@ -1,0 +1,342 @@
+#include "locus/data/preprocess.h"
+
+#include <array>
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/hash.h"
+#include "locus/base/log.h"
+#include "locus/base/random.h"
+#include "locus/base/signals.h"
+#include "locus/data/hash_set.h"
+#include "locus/data/indexed_dataset.h"
+#include "locus/data/pending_folder.h"
+#include "locus/data/text_sample.h"
+#include "locus/data/token_pipeline.h"
+#include "locus/data/tokenizer.h"
+#include "locus/data/train_tokenizer.h"
+
+namespace locus::data {
+namespace {
+
+constexpr std::array<const char*, 3> kSplits{"train", "valid", "test"};
+constexpr double kBytesPerMb = 1e6;
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+void throw_if_interrupted() {
+  if (const int signal = received_signal(); signal != 0) throw Interrupted(signal);
+}
+
+void check_numbers(const PrepareConfig& config, std::vector<std::string>* problems) {
+  const auto at_least = [problems](const char* key, int64_t value, int64_t least) {
+    if (value < least)
+      problems->push_back(format("{} = {}: must be at least {}", key, value, least));
+  };
+  const auto share = [problems](const char* key, double value) {
+    if (!(value >= 0 && value < 1)) {
+      problems->push_back(format("{} = {}: must be at least 0 and below 1", key, value));
+    }
+  };
+  at_least("vocab_size", config.vocab_size, 1);
+  at_least("tokenizer_sample_bytes", config.tokenizer_sample_bytes, 1 << 10);
+  at_least("max_document_bytes", config.max_document_bytes, 1 << 10);
+  at_least("max_bytes_per_domain", config.max_bytes_per_domain, 0);
+  at_least("num_threads", config.num_threads, 0);
+  share("valid_share", config.valid_share);
+  share("test_share", config.test_share);
+  if (config.valid_share + config.test_share >= 1) {
+    problems->push_back(format("valid_share + test_share = {}: nothing is left to train on",
+                               config.valid_share + config.test_share));
+  }
+  constexpr int64_t kMaxVocabSize = 1 << 20;
+  if (config.vocab_size > kMaxVocabSize) {
+    problems->push_back(
+        format("vocab_size = {}: must be at most {}", config.vocab_size, kMaxVocabSize));
+  }
+}
+
+bool is_inside(const fs::path& path, const fs::path& folder) {
+  const fs::path below =
+      fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(folder / ""));
+  return !below.empty() && *below.begin() != "..";
+}
+
+// A dataset made by us may be replaced, an empty folder filled.
+std::string output_problem(const PrepareConfig& config) {
+  if (config.output.empty()) return "output: name a folder";
+  // An unreadable place is told apart later, by the attempt to make a folder there.
+  std::error_code code;
+  if (!fs::exists(config.output, code)) return "";
+  if (!fs::is_directory(config.output, code)) {
+    return format("output = \"{}\": is there and no folder", config.output);
+  }
+  if (fs::is_empty(config.output, code) && !code) return "";
+  const bool dataset = fs::exists(fs::path(config.output) / "dataset.json", code);
+  if (!dataset) {
+    return format(
+        "output = \"{}\": the folder holds something else than a dataset of `locus prepare`; "
+        "name another one",
+        config.output);
+  }
+  if (config.overwrite) return "";
+  return format(
+      "output = \"{}\": there is a dataset already; give --overwrite (overwrite = true) to replace "
+      "it",
+      config.output);
+}
+
+void check(const PrepareConfig& config) {
+  std::vector<std::string> problems;
+  if (config.inputs.empty()) {
+    problems.emplace_back("inputs: name a text file, a folder or a JSONL file");
+  }
+  if (std::string problem = output_problem(config); !problem.empty()) {
+    problems.push_back(std::move(problem));
+  }
+  if (config.model_type != "bpe" && config.model_type != "unigram") {
+    problems.push_back(format("model_type = \"{}\": must be bpe or unigram", config.model_type));
+  }
+  check_numbers(config, &problems);
+  if (problems.empty()) return;
+  std::string message = problems.front();
+  for (size_t i = 1; i < problems.size(); ++i) message += "\n" + problems[i];
+  throw ConfigError("{}", message);
+}
+
+std::vector<InputSpec> parse_inputs(const PrepareConfig& config) {
+  std::vector<InputSpec> specs;
+  for (const std::string& input : config.inputs) {
+    specs.push_back(parse_input_spec(input));
+    if (fs::is_directory(specs.back().path) && is_inside(config.output, specs.back().path)) {
+      throw ConfigError(
+          "output = \"{}\": lies inside the input \"{}\", so that a second run would read "
+          "it; name a folder outside",
+          config.output, input);
+    }
+  }
+  return specs;
+}
+
+[[noreturn]] void fail_without_documents(const ReaderCounts& counts) {
+  throw DataError("no documents in the inputs ({} blank, {} binary, {} not UTF-8, {} not readable)",
+                  counts.blank, counts.binary, counts.invalid_utf8, counts.unreadable);
+}
+
+ReaderOptions reader_options(const PrepareConfig& config) {
+  return {.max_document_bytes = config.max_document_bytes,
+          .max_bytes_per_domain = config.max_bytes_per_domain,
+          .extensions = config.extensions};
+}
+
+// Reads all documents into `use`, with a progress bar and an ear for signals.
+template <class Use>
+ReaderCounts read_documents(const PrepareConfig& config, const std::vector<InputSpec>& specs,
+                            const char* what, ProgressBar::Style style, Use use) {
+  DocumentReader reader(specs, reader_options(config));
+  ProgressBar bar(what, reader.file_bytes_total(), style);
+  const Stopwatch watch;
+  Document document;
+  const auto show = [&] {
+    const ReaderCounts& counts = reader.counts();
+    const double mb = static_cast<double>(counts.bytes) / kBytesPerMb;
+    bar.update(reader.file_bytes_done(),
+               format("{} documents, {:.1f} MB, {:.1f} MB/s", counts.documents, mb,
+                      mb / std::max(watch.seconds(), 1e-9)));
+  };
+  while (reader.next(&document)) {
+    throw_if_interrupted();
+    use(std::move(document));
+    show();
+  }
+  if (reader.counts().documents == 0) fail_without_documents(reader.counts());
+  show();
+  return reader.counts();
+}
+
+std::string train_on_sample(const PrepareConfig& config, const std::vector<InputSpec>& specs,
+                            ProgressBar::Style style) {
+  TextSample sample(config.tokenizer_sample_bytes);
+  read_documents(config, specs, "sampling", style, [&sample](const Document& document) {
+    sample.add(document.domain, document.text);
+  });
+  log::info("training a {} tokenizer with {} pieces on {:.1f} MB of {} domains", config.model_type,
+            config.vocab_size, static_cast<double>(sample.num_bytes()) / kBytesPerMb,
+            sample.bytes_by_domain().size());
+  const Stopwatch watch;
+  std::string model = train_tokenizer(sample.pieces(), {config.model_type, config.vocab_size});
+  log::info("trained the tokenizer in {}", format_duration(watch.seconds()));
+  throw_if_interrupted();
+  return model;
+}
+
+// The second pass: everything from a document to the files of its split.
+class DatasetBuilder {
+ public:
+  DatasetBuilder(const PrepareConfig& config, const fs::path& folder, const Tokenizer& tokenizer,
+                 PrepareResult* result)
+      : config_(config),
+        eod_id_(tokenizer.eod_id()),
+        result_(result),
+        pipeline_(tokenizer, config.num_threads,
+                  [this](const TokenPipeline::Result& tokens) { write(tokens); }) {
+    for (const char* split : kSplits) {
+      writers_.push_back(std::make_unique<IndexedDatasetWriter>((folder / split).string(),
+                                                                tokenizer.vocab_size()));
+      counts_.emplace_back();
+    }
+  }
+
+  void add(Document document) {
+    const Hash128 hash = hash128(document.text);
+    if (config_.deduplicate && !seen_.insert(hash)) {
+      ++result_->duplicates;
+      result_->duplicate_bytes += static_cast<int64_t>(document.text.size());
+      return;
+    }
+    pipeline_.add({.text = std::move(document.text),
+                   .domain = domain_index(document.domain),
+                   .split = split_of(hash)});
+  }
+
+  void finish() {
+    pipeline_.finish();
+    DatasetInfo& info = result_->info;
+    for (size_t split = 0; split < kSplits.size(); ++split) {
+      writers_[split]->finish(info.domains);
+      SplitInfo& own = info.splits[kSplits[split]];
+      for (const auto& [domain, counts] : counts_[split]) {
+        own.total += counts;
+        own.by_domain[info.domains[static_cast<size_t>(domain)]] = counts;
+      }
+    }
+  }
+
+ private:
+  int split_of(const Hash128& hash) const {
+    const uint64_t key = random_key(
+        {static_cast<uint64_t>(config_.split_seed), name_key("split"), hash[0], hash[1]});
+    const double place = random_uniform(key, 0);
+    if (place < config_.test_share) return 2;
+    return place < config_.test_share + config_.valid_share ? 1 : 0;
+  }
+
+  int32_t domain_index(const std::string& name) {
+    std::vector<std::string>& domains = result_->info.domains;
+    const auto [found, is_new] = domain_indices_.try_emplace(name, domains.size());
+    if (is_new) {
+      // Batches carry domains as int16.
+      constexpr size_t kMaxDomains = std::numeric_limits<int16_t>::max();
+      if (domains.size() >= kMaxDomains) {
+        throw DataError(
+            "more than {} domains: the `domain` key of the JSONL seems to hold something "
+            "else; name a domain of your own with domain=path",
+            kMaxDomains);
+      }
+      domains.push_back(name);
+    }
+    return static_cast<int32_t>(found->second);
+  }
+
+  void write(const TokenPipeline::Result& tokens) {
+    IndexedDatasetWriter& writer = *writers_[static_cast<size_t>(tokens.split)];
+    TextCounts& counts = counts_[static_cast<size_t>(tokens.split)][tokens.domain];
+    for (const auto& part : tokens.parts) {
+      writer.append_tokens(part);
+      counts.tokens += static_cast<int64_t>(part.size());
+    }
+    writer.append_tokens({&eod_id_, 1});
+    writer.end_document(tokens.domain);
+    counts += {.documents = 1, .tokens = 1, .bytes = tokens.num_bytes};
+  }
+
+  const PrepareConfig& config_;
+  const int32_t eod_id_;
+  PrepareResult* result_;
+  HashSet seen_;
+  std::unordered_map<std::string, size_t> domain_indices_;
+  std::vector<std::unique_ptr<IndexedDatasetWriter>> writers_;
+  std::vector<std::map<int32_t, TextCounts>> counts_;  // by split and domain
+  TokenPipeline pipeline_;
+};
+
+void check_splits(const PrepareConfig& config, const DatasetInfo& info) {
+  if (info.splits.at("train").total.documents == 0) {
+    throw DataError(
+        "all documents fell in the validation and test splits: change split_seed or lower "
+        "valid_share and test_share");
+  }
+  for (const auto& [split, share] :
+       {std::pair{"valid", config.valid_share}, std::pair{"test", config.test_share}}) {
+    if (share == 0 || info.splits.at(split).total.documents > 0) continue;
+    log::warning(
+        "the {} split is empty: there are too few documents for {}_share = {}; raise it, or "
+        "cut long files with a smaller max_document_bytes",
+        split, split, share);
+  }
+}
+
+void note_skipped(const PrepareResult& result) {
+  const ReaderCounts& read = result.read;
+  if (read.binary + read.invalid_utf8 + read.unreadable + read.blank > 0) {
+    log::info("skipped {} binary files, {} not in UTF-8, {} not readable, {} blank documents",
+              read.binary, read.invalid_utf8, read.unreadable, read.blank);
+  }
+}
+
+}  // namespace
+
+TextCounts PrepareResult::total() const {
+  TextCounts sum;
+  for (const auto& [name, split] : info.splits) sum += split.total;
+  return sum;
+}
+
+PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) {
+  check(config);
+  const std::vector<InputSpec> specs = parse_inputs(config);
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!config.tokenizer.empty()) tokenizer = load_tokenizer(config.tokenizer);
+  PendingFolder folder(config.output);  // before the long work: is the place writable?
+
+  PrepareResult result;
+  if (tokenizer == nullptr) {
+    const Stopwatch watch;
+    tokenizer = parse_tokenizer(train_on_sample(config, specs, progress), "the trained tokenizer");
+    result.training_s = watch.seconds();
+  }
+  result.info.vocab_size = tokenizer->vocab_size();
+  result.info.eod_id = tokenizer->eod_id();
+  result.info.tokenizer_hash = to_hex(hash128(tokenizer->serialized()));
+
+  const Stopwatch watch;
+  {
+    DatasetBuilder builder(config, folder.path(), *tokenizer, &result);
+    result.read =
+        read_documents(config, specs, "tokenising", progress,
+                       [&builder](Document document) { builder.add(std::move(document)); });
+    builder.finish();
+  }
+  check_splits(config, result.info);
+  write_file_atomic(folder.path() / result.info.tokenizer, tokenizer->serialized());
+  write_file_atomic(folder.path() / "dataset.json", to_json(result.info));
+  throw_if_interrupted();
+  folder.commit();
+  result.encoding_s = watch.seconds();
+  note_skipped(result);
+  return result;
+}
+
+}  // namespace locus::data

@@ -1,0 +1,30 @@
+#include "locus/model/batch_tensors.h"
+
+#include <ATen/ATen.h>
+
+namespace locus::model {
+namespace {
+
+template <class T>
+at::Tensor to_int64(const std::vector<T>& values, std::vector<int64_t> shape, at::Device device) {
+  const at::Tensor out = at::empty(shape, at::kLong);
+  std::copy(values.begin(), values.end(), out.mutable_data_ptr<int64_t>());
+  return out.to(device);
+}
+
+}  // namespace
+
+BatchTensors to_tensors(const data::Batch& batch, at::Device device, int64_t step) {
+  const std::vector<int64_t> shape{batch.num_sequences, batch.sequence_length};
+  BatchTensors out;
+  out.input.input_ids_BS = to_int64(batch.input_ids, shape, device);
+  out.input.position_ids_BS = to_int64(batch.position_ids, shape, device);
+  out.input.document_ids_BS = to_int64(batch.document_ids, shape, device);
+  out.input.domain_ids_BS = to_int64(batch.domain_ids, shape, device);
+  out.input.sequence_index_B = to_int64(batch.global_sequence_index, {batch.num_sequences}, device);
+  out.input.step = step;
+  out.labels_T = to_int64(batch.labels, {batch.num_sequences * batch.sequence_length}, device);
+  return out;
+}
+
+}  // namespace locus::model

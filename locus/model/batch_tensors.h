@@ -1,0 +1,19 @@
+// Batches of the loader as tensors.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "locus/data/batch.h"
+#include "locus/model/decoder.h"
+
+namespace locus::model {
+
+// All int64 on `device`; labels_T flattened, -1 without a label.
+struct BatchTensors {
+  DecoderInput input;
+  at::Tensor labels_T;
+};
+
+BatchTensors to_tensors(const data::Batch& batch, at::Device device, int64_t step = 0);
+
+}  // namespace locus::model

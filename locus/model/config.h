@@ -1,0 +1,79 @@
+// The shape of a decoder, [model], in Hugging Face's words.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace locus::model {
+
+struct ModelConfig {
+  std::string preset;
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 256;
+  int64_t num_hidden_layers = 4;
+  int64_t num_attention_heads = 8;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t intermediate_size = 1024;
+  std::string hidden_act = "swiglu";
+  bool mlp_bias = false;
+  bool attention_bias = false;
+  bool attention_output_bias = false;
+  std::string qk_norm = "none";
+  std::string norm_type = "rmsnorm";
+  double norm_eps = 1e-5;
+  std::string position_embedding_type = "rope";
+  int64_t max_position_embeddings = 2048;
+  double rope_theta = 10000.0;
+  std::string rope_scaling = "none";
+  double rope_scaling_factor = 1.0;
+  bool tie_word_embeddings = false;
+  double hidden_dropout = 0.0;
+  double embedding_dropout = 0.0;
+  double initializer_range = 0.02;
+  bool residual_init_scaling = true;
+
+  int64_t kv_heads() const {
+    return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads;
+  }
+  int64_t head_size() const {
+    return head_dim > 0              ? head_dim
+           : num_attention_heads > 0 ? hidden_size / num_attention_heads
+                                     : 0;
+  }
+
+  template <class V>
+  void visit_fields(V& v) {
+    v("preset", preset,
+      "starting point for [model] and [moe]; see `locus list presets`; empty: none");
+    v("vocab_size", vocab_size, "size of the vocabulary; 0: the tokenizer's");
+    v("hidden_size", hidden_size, "width of the residual stream");
+    v("num_hidden_layers", num_hidden_layers, "decoder layers");
+    v("num_attention_heads", num_attention_heads, "query heads");
+    v("num_key_value_heads", num_key_value_heads,
+      "key/value heads (grouped-query attention); 0: as many as query heads");
+    v("head_dim", head_dim, "size of a head; 0: hidden_size / num_attention_heads");
+    v("intermediate_size", intermediate_size, "width of the feed-forward network of dense layers");
+    v("hidden_act", hidden_act, "swiglu | gelu | gelu_new (tanh approximation)");
+    v("mlp_bias", mlp_bias, "biases in feed-forward networks and experts");
+    v("attention_bias", attention_bias, "biases in the q, k, v projections");
+    v("attention_output_bias", attention_output_bias, "bias in the output projection of attention");
+    v("qk_norm", qk_norm, "norm of queries and keys: none | head (Qwen3) | full (OLMoE)");
+    v("norm_type", norm_type, "rmsnorm | layernorm, before each block and at the end");
+    v("norm_eps", norm_eps, "epsilon of the norms");
+    v("position_embedding_type", position_embedding_type, "rope | learned");
+    v("max_position_embeddings", max_position_embeddings, "longest context");
+    v("rope_theta", rope_theta, "base of the rotary frequencies");
+    v("rope_scaling", rope_scaling, "none | linear | ntk");
+    v("rope_scaling_factor", rope_scaling_factor, "stretch of the context under rope_scaling");
+    v("tie_word_embeddings", tie_word_embeddings, "the output projection is the embedding");
+    v("hidden_dropout", hidden_dropout,
+      "dropout on the output of attention and feed-forward blocks");
+    v("embedding_dropout", embedding_dropout, "dropout on the embeddings");
+    v("initializer_range", initializer_range, "standard deviation of the initial weights");
+    v("residual_init_scaling", residual_init_scaling,
+      "output projections start at initializer_range / sqrt(2 * num_hidden_layers)");
+  }
+};
+
+}  // namespace locus::model

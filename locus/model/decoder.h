@@ -1,0 +1,92 @@
+// The decoder: embeddings, layers of attention and feed-forward (dense or mixture of experts),
+// final norm, output projection.
+//
+// B sequences, S tokens each, T = B*S tokens, D hidden size, V vocabulary.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "locus/base/options.h"
+#include "locus/model/config.h"
+#include "locus/moe/config.h"
+#include "locus/moe/moe_layer.h"
+#include "locus/nn/attention.h"
+#include "locus/nn/feed_forward.h"
+#include "locus/nn/norm.h"
+
+namespace locus::model {
+
+// All that a decoder is built from.
+struct DecoderConfig {
+  ModelConfig model;
+  moe::MoeConfig moe;
+  OptionSet router_options;
+  uint64_t seed = 0;
+  at::ScalarType compute_type = at::kFloat;  // weights are float32 always; this type computes
+  bool recompute = false;                // recompute each layer's activations in the backward pass
+  std::vector<int64_t> token_frequency;  // for hash routing; empty: unknown
+};
+
+// True where layer `index` (from 0) has experts.
+bool is_moe_layer(const moe::MoeConfig& config, int64_t index);
+
+struct DecoderInput {
+  at::Tensor input_ids_BS;  // int64, as all below
+  at::Tensor position_ids_BS;
+  at::Tensor document_ids_BS;   // undefined: each row is one document
+  at::Tensor domain_ids_BS;     // undefined: unknown
+  at::Tensor sequence_index_B;  // place of each row in the global batch; undefined: 0, 1, ...
+  int64_t step = 0;
+};
+
+struct DecoderOutput {
+  at::Tensor hidden_TD;  // after the final norm
+  at::Tensor aux_loss;   // float32 scalar: all layers
+};
+
+// Keys and values of all layers; row b has lengths[b] tokens.
+struct DecoderCache {
+  std::vector<nn::KvCache> layers;
+  std::vector<int64_t> lengths;
+  int64_t capacity = 0;
+};
+
+class DecoderLayer;
+
+class Decoder : public torch::nn::Module {
+ public:
+  explicit Decoder(const DecoderConfig& config);
+
+  DecoderOutput forward(const DecoderInput& input);
+  // New tokens after those in the cache, which grows by S. Row b's first new token has position
+  // lengths[b]. `num_new` [B]: how many of the row's S tokens are real, the rest is padding at the
+  // end.
+  at::Tensor forward_cached(const at::Tensor& input_ids_BS, DecoderCache& cache,
+                            const std::vector<int64_t>& num_new);
+  DecoderCache make_cache(int64_t batch_size, int64_t capacity) const;
+
+  // [V, D]: rows give logits from hidden states.
+  const at::Tensor& output_weight() const { return lm_head_.defined() ? lm_head_ : embed_tokens_; }
+
+  const DecoderConfig& config() const { return config_; }
+  // The MoE layers with their layer numbers, in order.
+  const std::vector<std::pair<int64_t, std::shared_ptr<moe::MoeLayer>>>& moe_layers() const {
+    return moe_layers_;
+  }
+
+ private:
+  at::Tensor embed(const DecoderInput& input, const at::Tensor& global_index_T);
+  void initialize();
+
+  DecoderConfig config_;
+  at::Tensor embed_tokens_, embed_positions_, lm_head_;
+  std::vector<std::shared_ptr<DecoderLayer>> layers_;
+  std::shared_ptr<nn::Norm> norm_;
+  std::vector<std::pair<int64_t, std::shared_ptr<moe::MoeLayer>>> moe_layers_;
+};
+
+}  // namespace locus::model

@@ -1,0 +1,112 @@
+#include "locus/model/llama_names.h"
+
+#include "locus/model/decoder.h"
+
+namespace locus::model {
+namespace {
+
+using Slices = std::vector<TensorSlice>;
+
+// "x.weight" and, for LayerNorm, "x.bias".
+void add_norm(Slices& out, const ModelConfig& model, const std::string& name,
+              const std::string& ours) {
+  out.push_back({name + ".weight", ours + ".weight"});
+  if (model.norm_type == "layernorm") out.push_back({name + ".bias", ours + ".bias"});
+}
+
+void add_attention(Slices& out, const ModelConfig& model, const std::string& name,
+                   const std::string& ours) {
+  const int64_t q = model.num_attention_heads * model.head_size();
+  const int64_t kv = model.kv_heads() * model.head_size();
+  for (const std::string kind : {"weight", "bias"}) {
+    if (kind == "bias" && !model.attention_bias) continue;
+    out.push_back({name + ".q_proj." + kind, ours + ".qkv_proj." + kind, -1, 0, q});
+    out.push_back({name + ".k_proj." + kind, ours + ".qkv_proj." + kind, -1, q, kv});
+    out.push_back({name + ".v_proj." + kind, ours + ".qkv_proj." + kind, -1, q + kv, kv});
+  }
+  out.push_back({name + ".o_proj.weight", ours + ".o_proj.weight"});
+  if (model.attention_output_bias) out.push_back({name + ".o_proj.bias", ours + ".o_proj.bias"});
+  if (model.qk_norm != "none") {
+    add_norm(out, model, name + ".q_norm", ours + ".q_norm");
+    add_norm(out, model, name + ".k_norm", ours + ".k_norm");
+  }
+}
+
+// A feed-forward network, or the expert-th of several: gate, up and down projection.
+void add_feed_forward(Slices& out, const ModelConfig& model, int64_t width, const std::string& name,
+                      const std::string& ours, int64_t expert, const LlamaNames& names) {
+  const bool gated = model.hidden_act == "swiglu";
+  const auto add = [&](const std::string& part, const std::string& parameter, int64_t begin,
+                       int64_t rows) {
+    out.push_back({name + "." + part + ".weight", ours + "." + parameter, expert, begin, rows});
+    if (model.mlp_bias) {
+      out.push_back(
+          {name + "." + part + ".bias", ours + "." + parameter + "_bias", expert, begin, rows});
+    }
+  };
+  if (gated) add(names.gate, "up_proj", 0, width);
+  add(names.up, "up_proj", gated ? width : 0, width);
+  add(names.down, "down_proj", 0, model.hidden_size);
+}
+
+void add_moe(Slices& out, const ModelConfig& model, const moe::MoeConfig& moe,
+             const std::string& name, const std::string& ours, const LlamaNames& names) {
+  if (moe.router.type != "hash") out.push_back({name + ".gate.weight", ours + ".router.weight"});
+  for (int64_t e = 0; e < moe.num_experts; ++e) {
+    add_feed_forward(out, model, moe.intermediate_size, name + ".experts." + std::to_string(e),
+                     ours + ".experts", e, names);
+  }
+  if (moe.shared_expert_intermediate_size > 0) {
+    add_feed_forward(out, model, moe.shared_expert_intermediate_size,
+                     name + "." + names.shared_block, ours + ".shared_expert", -1, {});
+    if (moe.shared_expert_gate) {
+      out.push_back({name + ".shared_expert_gate.weight", ours + ".shared_expert_gate.weight"});
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<TensorSlice> llama_tensors(const ModelConfig& model, const moe::MoeConfig& moe,
+                                       const LlamaNames& names) {
+  Slices out{{"model.embed_tokens.weight", "embed_tokens"}};
+  if (model.position_embedding_type == "learned") {
+    out.push_back({"model.embed_positions.weight", "embed_positions"});
+  }
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    const std::string name = "model.layers." + std::to_string(i);
+    const std::string ours = "layers." + std::to_string(i);
+    add_norm(out, model, name + ".input_layernorm", ours + ".input_layernorm");
+    add_attention(out, model, name + ".self_attn", ours + ".self_attn");
+    add_norm(out, model, name + ".post_attention_layernorm", ours + ".post_attention_layernorm");
+    if (is_moe_layer(moe, i)) {
+      add_moe(out, model, moe, name + "." + names.moe_block, ours + ".moe", names);
+    } else {
+      add_feed_forward(out, model, model.intermediate_size, name + ".mlp", ours + ".mlp", -1, {});
+    }
+  }
+  add_norm(out, model, "model.norm", "norm");
+  if (!model.tie_word_embeddings) out.push_back({"lm_head.weight", "lm_head"});
+  return out;
+}
+
+bool is_llama_like(const ModelConfig& model) {
+  return model.norm_type == "rmsnorm" && model.position_embedding_type == "rope" &&
+         model.hidden_act == "swiglu" && !model.mlp_bias && !model.attention_output_bias;
+}
+
+bool has_moe_layer(const ModelConfig& model, const moe::MoeConfig& moe) {
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    if (is_moe_layer(moe, i)) return true;
+  }
+  return false;
+}
+
+bool has_dense_layer(const ModelConfig& model, const moe::MoeConfig& moe) {
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    if (!is_moe_layer(moe, i)) return true;
+  }
+  return false;
+}
+
+}  // namespace locus::model

@@ -1,0 +1,124 @@
+#include "locus/model/size.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace locus::model {
+namespace {
+
+bool has_experts(const moe::MoeConfig& moe, int64_t layer) {
+  if (moe.num_experts == 0) return false;
+  if (!moe.layers.empty())
+    return std::find(moe.layers.begin(), moe.layers.end(), layer) != moe.layers.end();
+  return (layer + 1) % moe.layer_freq == 0;
+}
+
+int64_t up_rows(const ModelConfig& model, int64_t width) {
+  return model.hidden_act == "swiglu" ? 2 * width : width;
+}
+
+int64_t feed_forward_size(const ModelConfig& model, int64_t width) {
+  const int64_t weights = (up_rows(model, width) + width) * model.hidden_size;
+  return weights + (model.mlp_bias ? up_rows(model, width) + model.hidden_size : 0);
+}
+
+int64_t attention_size(const ModelConfig& model) {
+  const int64_t q = model.num_attention_heads * model.head_size();
+  const int64_t kv = model.kv_heads() * model.head_size();
+  const int64_t norm_values = model.norm_type == "layernorm" ? 2 : 1;
+  int64_t size = model.hidden_size * (q + 2 * kv) + q * model.hidden_size;
+  if (model.attention_bias) size += q + 2 * kv;
+  if (model.attention_output_bias) size += model.hidden_size;
+  if (model.qk_norm == "full") size += norm_values * (q + kv);
+  if (model.qk_norm == "head") size += norm_values * 2 * model.head_size();
+  return size;
+}
+
+bool router_has_gate(const moe::RouterConfig& router) { return router.type != "hash"; }
+
+}  // namespace
+
+double experts_per_token(const moe::RouterConfig& config) {
+  if (config.type == "switch") return 1;
+  if (config.type == "gshard") return 2;
+  if (config.type == "expert_choice")
+    return config.capacity_factor > 0 ? config.capacity_factor : 2;
+  return static_cast<double>(config.top_k);
+}
+
+ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe) {
+  ParameterCount count;
+  const int64_t norm_size = model.hidden_size * (model.norm_type == "layernorm" ? 2 : 1);
+  count.embedding = model.vocab_size * model.hidden_size;
+  if (model.position_embedding_type == "learned") {
+    count.embedding += model.max_position_embeddings * model.hidden_size;
+  }
+  if (!model.tie_word_embeddings) count.output = model.vocab_size * model.hidden_size;
+  count.norms = norm_size * (2 * model.num_hidden_layers + 1);
+  count.attention = attention_size(model) * model.num_hidden_layers;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    if (!has_experts(moe, i)) {
+      count.dense_mlp += feed_forward_size(model, model.intermediate_size);
+      continue;
+    }
+    const int64_t expert = feed_forward_size(model, moe.intermediate_size);
+    count.experts += expert * moe.num_experts;
+    count.active_experts += static_cast<int64_t>(
+        std::llround(static_cast<double>(expert) * experts_per_token(moe.router)));
+    if (router_has_gate(moe.router)) count.routers += moe.num_experts * model.hidden_size;
+    if (moe.shared_expert_intermediate_size > 0) {
+      count.shared_experts += feed_forward_size(model, moe.shared_expert_intermediate_size);
+      if (moe.shared_expert_gate) count.shared_experts += model.hidden_size;
+    }
+  }
+  return count;
+}
+
+double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
+                               int64_t sequence_length) {
+  const ParameterCount count = count_parameters(model, moe);
+  const int64_t matrices = count.attention + count.dense_mlp + count.active_experts +
+                           count.shared_experts + count.routers +
+                           model.vocab_size * model.hidden_size;
+  const double q = static_cast<double>(model.num_attention_heads * model.head_size());
+  const double scores = 2.0 * q * static_cast<double>(sequence_length);  // QK and PV, causal half
+  return 2.0 * static_cast<double>(matrices) +
+         scores * static_cast<double>(model.num_hidden_layers);
+}
+
+TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& moe,
+                               int64_t micro_batch_size, int64_t sequence_length,
+                               int64_t compute_bytes, bool recompute) {
+  TrainingMemory memory;
+  const double parameters = static_cast<double>(count_parameters(model, moe).total());
+  memory.weights = 4 * parameters;
+  memory.gradients = 4 * parameters;
+  memory.optimizer = 8 * parameters;
+  const auto tokens = static_cast<double>(micro_batch_size * sequence_length);
+  const auto hidden = static_cast<double>(model.hidden_size);
+  const double qkv =
+      static_cast<double>((model.num_attention_heads + 2 * model.kv_heads()) * model.head_size());
+  double per_layer_sum = 0;
+  double largest = 0;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    double values = 5 * hidden + 3 * qkv;  // norms, residuals, attention in and out, rotated heads
+    if (has_experts(moe, i)) {
+      const double k = experts_per_token(moe.router);
+      values += k * (2 * hidden + static_cast<double>(up_rows(model, moe.intermediate_size)));
+      values += static_cast<double>(up_rows(model, moe.shared_expert_intermediate_size));
+    } else {
+      values += static_cast<double>(up_rows(model, model.intermediate_size));
+    }
+    per_layer_sum += values;
+    largest = std::max(largest, values);
+  }
+  if (recompute) per_layer_sum = largest + hidden * static_cast<double>(model.num_hidden_layers);
+  memory.activations = tokens * per_layer_sum * static_cast<double>(compute_bytes);
+  // Cross entropy runs in chunks of 4M logits: float32 logits and one copy in the compute type.
+  const double logits = std::min(tokens * static_cast<double>(model.vocab_size), 4.0 * (1 << 20));
+  memory.logits = logits * static_cast<double>(4 + compute_bytes) +
+                  tokens * hidden * static_cast<double>(compute_bytes);
+  return memory;
+}
+
+}  // namespace locus::model

@@ -1,0 +1,50 @@
+// Parameters, FLOPs and memory of a decoder from its settings alone: nothing is allocated.
+#pragma once
+
+#include <cstdint>
+
+#include "locus/model/config.h"
+#include "locus/moe/config.h"
+
+namespace locus::model {
+
+struct ParameterCount {
+  int64_t embedding = 0;       // token and position embeddings
+  int64_t attention = 0;       // projections and q/k norms
+  int64_t dense_mlp = 0;       // feed-forward networks of dense layers
+  int64_t experts = 0;         // all routed experts
+  int64_t active_experts = 0;  // of one token
+  int64_t shared_experts = 0;
+  int64_t routers = 0;
+  int64_t norms = 0;
+  int64_t output = 0;  // 0 when tied
+
+  int64_t total() const {
+    return embedding + attention + dense_mlp + experts + shared_experts + routers + norms + output;
+  }
+  int64_t active() const { return total() - experts + active_experts; }
+};
+
+// Experts per token that the router asks for on average: top_k, 1 for switch and 2 for gshard,
+// the capacity factor for expert choice.
+double experts_per_token(const moe::RouterConfig& config);
+
+ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe);
+
+// Multiply-adds count as two. Forward only; training is three times that. Attention is counted for
+// causal sequences of the given length (half of the square).
+double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
+                               int64_t sequence_length);
+
+struct TrainingMemory {
+  double weights = 0, gradients = 0, optimizer = 0, activations = 0, logits = 0;  // bytes
+  double total() const { return weights + gradients + optimizer + activations + logits; }
+};
+
+// Estimate for one rank: float32 weights, gradients and two moments; activations of one micro-batch
+// in `compute_bytes` a value, only layer inputs when they are recomputed.
+TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& moe,
+                               int64_t micro_batch_size, int64_t sequence_length,
+                               int64_t compute_bytes, bool recompute);
+
+}  // namespace locus::model

@@ -1,0 +1,38 @@
+// The weights of a decoder as tensors under Hugging Face's names, and back.
+//
+// What the closest family knows of is cut and named as that family stores it; what it has no name
+// for (buffers of routers, say) goes under our own names.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "locus/io/safetensors_folder.h"
+#include "locus/model/decoder.h"
+
+namespace locus::model {
+
+struct StoredTensor {
+  std::string name;
+  at::Tensor value;  // a view of the parameter or buffer, perhaps not contiguous
+};
+
+// Views of all weights and buffers, in the order of the file.
+std::vector<StoredTensor> stored_tensors(Decoder& decoder);
+
+// Copies every tensor of `folder` into the decoder. DataError that names the file and the tensor
+// when one is missing, unknown, of another shape or type, or holds a NaN or an infinity.
+void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder);
+
+// One stored tensor into `target`, which has its shape. DataError as above; `where` names the file.
+void copy_stored(const io::TensorView& view, const std::string& where, const at::Tensor& target);
+
+io::DType to_dtype(at::ScalarType type);
+
+// The bytes of a contiguous CPU tensor.
+std::span<const std::byte> tensor_bytes(const at::Tensor& tensor);
+
+}  // namespace locus::model

@@ -1,0 +1,69 @@
+#include "locus/moe/balance_loss.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "locus/base/error.h"
+#include "locus/moe/router_math.h"
+
+namespace locus::moe {
+namespace {
+
+at::Tensor scoped_balance_loss(const RouterConfig& config, const LossInputs& inputs) {
+  if (config.aux_loss_scope == "sequence") {
+    return sequence_balance_loss(inputs.probability_TE, inputs.requested_TK, inputs.num_sequences);
+  }
+  if (config.aux_loss_scope == "global_batch") {
+    return balance_loss(inputs.probability_TE, inputs.requested_E);
+  }
+  return balance_loss(inputs.probability_TE,
+                      count_experts(inputs.requested_TK, inputs.probability_TE.size(1)));
+}
+
+}  // namespace
+
+at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E) {
+  const auto [num_tokens, num_experts] = std::pair(probability_TE.size(0), probability_TE.size(1));
+  const at::Tensor mean_E = probability_TE.sum(0) / std::max<int64_t>(1, num_tokens);
+  const at::Tensor share_E = requested_E / requested_E.sum().clamp_min(1);
+  return (share_E.to(mean_E.scalar_type()) * mean_E).sum() * num_experts;
+}
+
+at::Tensor sequence_balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_TK,
+                                 int64_t num_sequences) {
+  const int64_t num_experts = probability_TE.size(1);
+  LOCUS_CHECK(num_sequences >= 1 && probability_TE.size(0) % num_sequences == 0,
+              "{} tokens in {} sequences", probability_TE.size(0), num_sequences);
+  const int64_t length = probability_TE.size(0) / num_sequences;
+  const at::Tensor mean_SE = probability_TE.reshape({num_sequences, length, num_experts}).sum(1) /
+                             std::max<int64_t>(1, length);
+  const at::Tensor offset_S = at::arange(num_sequences, requested_TK.options()) * num_experts;
+  const at::Tensor place =
+      requested_TK.reshape({num_sequences, length * requested_TK.size(1)}) + offset_S.unsqueeze(1);
+  const at::Tensor count_SE =
+      count_experts(place, num_sequences * num_experts).reshape({num_sequences, num_experts});
+  const at::Tensor share_SE =
+      count_SE.to(mean_SE.scalar_type()) / std::max<int64_t>(1, length * requested_TK.size(1));
+  return (share_SE * mean_SE).sum() * num_experts / num_sequences;
+}
+
+at::Tensor z_loss(const at::Tensor& logits_TE) {
+  const at::Tensor size_T = at::logsumexp(logits_TE, {1});
+  return size_T.square().sum() / std::max<int64_t>(1, logits_TE.size(0));
+}
+
+void add_losses(const RouterConfig& config, const LossInputs& inputs, Routing& routing) {
+  const auto add = [&routing](const at::Tensor& loss) {
+    routing.aux_loss = routing.aux_loss.defined() ? routing.aux_loss + loss : loss;
+    return loss.detach();
+  };
+  if (config.aux_loss_coeff > 0 && inputs.requested_TK.defined()) {
+    routing.balance_loss = add(scoped_balance_loss(config, inputs) * config.aux_loss_coeff);
+  }
+  if (config.z_loss_coeff > 0) {
+    routing.z_loss = add(z_loss(inputs.logits_TE) * config.z_loss_coeff);
+  }
+}
+
+}  // namespace locus::moe

@@ -1,0 +1,39 @@
+// Losses of the routers: load balance and size of the logits.
+//
+// T tokens, E experts, K choices per token, S sequences. Coefficients are applied by add_losses()
+// alone.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "locus/moe/config.h"
+#include "locus/moe/router.h"
+
+namespace locus::moe {
+
+// E * sum_i f_i P_i (Shazeer et al., 2017; GShard; Switch): f_i = share of the assignments
+// requested at expert i, no gradient; P_i = mean probability. 1 when uniform, E when all tokens go
+// to one expert with probability 1. `requested_E` holds counts of any scale, of this micro-batch or
+// more.
+at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E);
+
+// The mean over sequences of the loss of each sequence alone (DeepSeek-V2 and V3).
+at::Tensor sequence_balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_TK,
+                                 int64_t num_sequences);
+
+// Mean of logsumexp(logits)^2 (ST-MoE: Zoph et al., 2022).
+at::Tensor z_loss(const at::Tensor& logits_TE);
+
+// What the losses of a routing are made of.
+struct LossInputs {
+  at::Tensor logits_TE;
+  at::Tensor probability_TE;
+  at::Tensor requested_TK;  // undefined: no balance loss
+  at::Tensor requested_E;   // this step so far, this micro-batch included: scope global_batch
+  int64_t num_sequences = 1;
+};
+
+// Sets aux_loss, balance_loss and z_loss of `routing`; those with coefficient 0 stay undefined.
+void add_losses(const RouterConfig& config, const LossInputs& inputs, Routing& routing);
+
+}  // namespace locus::moe

@@ -1,0 +1,59 @@
+// Settings of the mixture-of-experts layers, [moe] and [moe.router].
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace locus::moe {
+
+struct RouterConfig {
+  std::string type = "top_k";
+  int64_t top_k = 2;
+  double capacity_factor = 0.0;
+  std::string drop_policy = "probs";
+  double aux_loss_coeff = 0.01;
+  std::string aux_loss_scope = "micro_batch";
+  double z_loss_coeff = 0.0;
+
+  template <class V>
+  void visit_fields(V& v) {
+    v("type", type, "router; see `locus list routers`");
+    v("top_k", top_k, "experts per token, where the router leaves it open");
+    v("capacity_factor", capacity_factor,
+      "most tokens of an expert: ceil(factor * tokens * k / experts) per micro-batch; 0: dropless");
+    v("drop_policy", drop_policy,
+      "who is dropped above capacity: probs (lowest weight) | position (last)");
+    v("aux_loss_coeff", aux_loss_coeff, "weight of the load-balancing loss");
+    v("aux_loss_scope", aux_loss_scope,
+      "tokens that the load is balanced over: micro_batch | sequence | global_batch");
+    v("z_loss_coeff", z_loss_coeff, "weight of the router z-loss, mean of logsumexp(logits)^2");
+  }
+};
+
+struct MoeConfig {
+  int64_t num_experts = 8;
+  int64_t intermediate_size = 512;
+  int64_t layer_freq = 1;
+  std::vector<int64_t> layers;
+  int64_t shared_expert_intermediate_size = 0;
+  bool shared_expert_gate = false;
+  std::string experts = "grouped";
+  RouterConfig router;
+
+  template <class V>
+  void visit_fields(V& v) {
+    v("num_experts", num_experts, "experts of each MoE layer; 0: a dense model");
+    v("intermediate_size", intermediate_size, "width of one expert's feed-forward network");
+    v("layer_freq", layer_freq, "every n-th layer is a MoE layer: layer i where (i + 1) % n == 0");
+    v("layers", layers, "MoE layers by number from 0; overrides layer_freq");
+    v("shared_expert_intermediate_size", shared_expert_intermediate_size,
+      "width of the expert that sees every token; 0: none");
+    v("shared_expert_gate", shared_expert_gate,
+      "scale the shared expert by a learned sigmoid gate");
+    v("experts", experts, "expert kernel; see `locus list experts`");
+    v("router", router, "");
+  }
+};
+
+}  // namespace locus::moe

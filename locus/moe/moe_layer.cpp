@@ -1,0 +1,58 @@
+#include "locus/moe/moe_layer.h"
+
+#include <ATen/ATen.h>
+
+namespace locus::moe {
+
+MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
+                   const OptionSet& router_options, ops::Activation activation, bool with_bias)
+    : dispatcher_(make_local_dispatcher(config.num_experts)) {
+  router_ = register_module("router", make_router(config.router, context, router_options));
+  experts_ =
+      register_module("experts", std::make_shared<Experts>(config.num_experts, context.hidden_size,
+                                                           config.intermediate_size, activation,
+                                                           with_bias, config.experts));
+  if (config.shared_expert_intermediate_size > 0) {
+    shared_expert_ = register_module(
+        "shared_expert",
+        std::make_shared<nn::FeedForward>(
+            context.hidden_size, config.shared_expert_intermediate_size, activation, with_bias));
+    if (config.shared_expert_gate) {
+      shared_expert_gate_ = register_module(
+          "shared_expert_gate", std::make_shared<nn::Linear>(context.hidden_size, 1, false));
+    }
+  }
+}
+
+MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
+                            const Assignment* replay) {
+  const Routing routing = router_->route(x_TD, tokens, replay);
+  const Dispatched dispatched = dispatcher_->dispatch(x_TD, routing);
+  const at::Tensor y_ND = experts_->forward(dispatched.x_ND, dispatched.counts_E);
+  at::Tensor y_TD = dispatcher_->combine(y_ND, dispatched);
+  if (shared_expert_) {
+    at::Tensor shared_TD = shared_expert_->forward(x_TD);
+    if (shared_expert_gate_) shared_TD = shared_TD * shared_expert_gate_->forward(x_TD).sigmoid();
+    y_TD = y_TD + shared_TD;
+  }
+  if (stats_ && replay == nullptr) {
+    add_routing(*stats_, routing, tokens, dispatched.counts_E, x_TD.size(0), num_domains_);
+  }
+  const at::Tensor aux_loss = routing.aux_loss.defined()
+                                  ? routing.aux_loss
+                                  : at::zeros({}, x_TD.options().dtype(at::kFloat));
+  return {y_TD, aux_loss, routing.assignment};
+}
+
+void MoeLayer::start_stats(int64_t num_domains) {
+  stats_.emplace();
+  num_domains_ = num_domains;
+}
+
+RouterStats MoeLayer::take_stats() {
+  RouterStats stats = stats_.value_or(RouterStats{});
+  stats_.reset();
+  return stats;
+}
+
+}  // namespace locus::moe

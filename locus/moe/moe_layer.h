@@ -1,0 +1,50 @@
+// The mixture-of-experts layer: route, dispatch, experts, combine, plus the shared expert.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <optional>
+
+#include "locus/moe/config.h"
+#include "locus/moe/dispatcher.h"
+#include "locus/moe/experts.h"
+#include "locus/moe/router.h"
+#include "locus/moe/router_stats.h"
+#include "locus/nn/feed_forward.h"
+#include "locus/nn/linear.h"
+
+namespace locus::moe {
+
+struct MoeOutput {
+  at::Tensor y_TD;
+  at::Tensor aux_loss;    // float32 scalar, zero where the router has none
+  Assignment assignment;  // for the replay of this layer
+};
+
+class MoeLayer : public torch::nn::Module {
+ public:
+  MoeLayer(const MoeConfig& config, const RouterContext& context, const OptionSet& router_options,
+           ops::Activation activation, bool with_bias);
+
+  MoeOutput forward(const at::Tensor& x_TD, const TokenContext& tokens,
+                    const Assignment* replay = nullptr);
+
+  Router& router() { return *router_; }
+
+  // Statistics of the forward passes since start_stats(); replays do not count.
+  void start_stats(int64_t num_domains);
+  RouterStats take_stats();
+
+ private:
+  std::shared_ptr<Router> router_;
+  std::shared_ptr<Experts> experts_;
+  std::shared_ptr<nn::FeedForward> shared_expert_;  // null: none
+  std::shared_ptr<nn::Linear> shared_expert_gate_;  // null: none
+  std::unique_ptr<Dispatcher> dispatcher_;
+  std::optional<RouterStats> stats_;
+  int64_t num_domains_ = 0;
+};
+
+}  // namespace locus::moe

@@ -1,0 +1,72 @@
+#include "locus/moe/router.h"
+
+#include "locus/base/error.h"
+#include "locus/base/toml.h"
+
+namespace locus::moe {
+
+using RouterOptions = OptionSet();
+using ValidateRouter = std::vector<std::string>(const RouterConfig&, int64_t, const OptionSet&);
+
+// Defined in routers/<name>.cpp.
+MakeRouter make_top_k_router, make_switch_router, make_gshard_router, make_hash_router,
+    make_expert_choice_router;
+RouterOptions top_k_options, switch_options, gshard_options, hash_options, expert_choice_options;
+ValidateRouter validate_top_k, validate_switch, validate_gshard, validate_hash,
+    validate_expert_choice;
+
+namespace {
+
+// The table is help text, error text, docs and test list.
+constexpr RouterEntry kRouters[] = {
+    {"top_k", "k best experts; OLMoE, Mixtral, Qwen3 and DeepSeek-V3 by its options",
+     make_top_k_router, top_k_options, validate_top_k},
+    {"switch", "top-1 with jitter, output times its probability (Fedus et al., 2021)",
+     make_switch_router, switch_options, validate_switch},
+    {"gshard", "top-2 with a random second expert (Lepikhin et al., 2020)", make_gshard_router,
+     gshard_options, validate_gshard},
+    {"hash", "fixed experts by token id, nothing learned (Roller et al., 2021)", make_hash_router,
+     hash_options, validate_hash},
+    {"expert_choice", "experts choose their tokens, perfect balance (Zhou et al., 2022)",
+     make_expert_choice_router, expert_choice_options, validate_expert_choice},
+};
+
+std::string join(const std::vector<std::string>& words, std::string_view separator) {
+  std::string text;
+  for (const std::string& word : words) {
+    if (!text.empty()) text += separator;
+    text += word;
+  }
+  return text;
+}
+
+}  // namespace
+
+std::span<const RouterEntry> router_entries() { return kRouters; }
+
+std::vector<std::string> router_names() {
+  std::vector<std::string> names;
+  for (const RouterEntry& entry : kRouters) names.emplace_back(entry.name);
+  return names;
+}
+
+const RouterEntry& find_router(std::string_view name) {
+  for (const RouterEntry& entry : kRouters) {
+    if (entry.name == name) return entry;
+  }
+  const std::vector<std::string> names = router_names();
+  const std::string near = nearest(name, names);
+  const std::string hint = near.empty() ? "" : format(" (did you mean \"{}\"?)", near);
+  throw ConfigError("moe.router.type = \"{}\" is not a router{}; known: {}", name, hint,
+                    join(names, ", "));
+}
+
+std::shared_ptr<Router> make_router(const RouterConfig& config, const RouterContext& context,
+                                    const OptionSet& options) {
+  const RouterEntry& entry = find_router(config.type);
+  const std::vector<std::string> problems = entry.validate(config, context.num_experts, options);
+  if (!problems.empty()) throw ConfigError("{}", join(problems, "\n"));
+  return entry.make(config, context, options);
+}
+
+}  // namespace locus::moe

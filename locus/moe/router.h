@@ -1,0 +1,124 @@
+// Routers: which experts compute which tokens, and with what weight.
+//
+// T tokens, D hidden size, E experts, N assignments (T*K, or E*C for expert choice).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "locus/base/options.h"
+#include "locus/moe/config.h"
+
+namespace locus::moe {
+
+// Which token goes to which expert; both int64 [N], in any order. A dropped assignment has no
+// entry.
+struct Assignment {
+  at::Tensor token_N;
+  at::Tensor expert_N;
+  // int64 [T, K]: the experts that each token asked for before anything was dropped, best first.
+  // Normalised weights and the balance loss depend on them, so a replay must bring them back.
+  // Undefined where the tokens do not choose.
+  at::Tensor requested_TK;
+};
+
+// The one form that every router can produce and every dispatcher can consume.
+struct Routing {
+  Assignment assignment;
+  at::Tensor weight_N;  // float32, combine weights, differentiable
+  at::Tensor aux_loss;  // float32 scalar, coefficients applied, differentiable; undefined: none
+  // For telemetry, detached; undefined where a router has no such thing.
+  at::Tensor probability_TE;  // float32, the router's distribution
+  at::Tensor balance_loss;    // float32 scalar, coefficient applied
+  at::Tensor z_loss;          // float32 scalar, coefficient applied
+  int64_t num_requested = 0;  // assignments before the capacity limit
+};
+
+// What a router may know of the tokens beside their hidden states. Tensors are int64 [T], on the
+// device of the hidden states; the T tokens are `num_sequences` rows of equal length, row-major.
+struct TokenContext {
+  at::Tensor id_T;            // vocabulary ids: hash routing
+  at::Tensor domain_T;        // domain of the document, -1 unknown: two-level routing
+  at::Tensor global_index_T;  // place in the global batch: every random draw is keyed by
+                              // (seed, step, layer, this), never by rank or by order
+  int64_t num_sequences = 1;
+  int64_t step = 0;
+};
+
+// What a router is built for.
+struct RouterContext {
+  int64_t layer = 0;
+  int64_t hidden_size = 0;
+  int64_t num_experts = 0;
+  int64_t vocab_size = 0;
+  uint64_t seed = 0;
+  double init_std = 0.02;
+  std::vector<int64_t> token_frequency;  // [vocab_size] of the training data; empty: unknown
+};
+
+class Router : public torch::nn::Module {
+ public:
+  explicit Router(const RouterConfig& config, const RouterContext& context)
+      : config_(config), context_(context) {}
+
+  // Routes x_TD (any floating type; routers compute in float32). With `replay`, the recomputation
+  // of a layer: exactly those assignments come back in that order, with weights and losses as
+  // differentiable functions of x_TD and the parameters; no running statistics change.
+  virtual Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
+                        const Assignment* replay = nullptr) = 0;
+
+  // Before each training step: temperature, stage switches.
+  virtual void on_step(int64_t /*step*/, int64_t /*total_steps*/) {}
+
+  // After each training step, with the tokens per expert of the whole global batch (float32 [E],
+  // before any capacity limit): loss-free balancing moves its bias here.
+  virtual void on_step_end(const at::Tensor& /*requested_E*/) {}
+
+  // True when training decisions look at later tokens of the sequence, so that evaluation and
+  // generation use another (causal) rule.
+  virtual bool is_causal_in_training() const { return true; }
+
+  // Evaluates with the training rule although it leaks; only where is_causal_in_training() is
+  // false.
+  virtual void set_evaluate_with_training_rule(bool /*value*/) {}
+
+  const RouterConfig& config() const { return config_; }
+
+  // Requested tokens per expert of this step's micro-batches so far, float32 [E]: routers add to it
+  // in training (not in a replay), the trainer hands it to on_step_end() and resets it.
+  at::Tensor requested_E;
+
+ protected:
+  const RouterConfig config_;
+  const RouterContext context_;
+};
+
+using MakeRouter = std::shared_ptr<Router>(const RouterConfig&, const RouterContext&,
+                                           const OptionSet& options);
+
+struct RouterEntry {
+  std::string_view name;
+  std::string_view summary;  // one line: what it does and its source
+  MakeRouter* make;
+  OptionSet (*options)();  // the router's own settings, [moe.<name>]
+  // Problems of the settings for this router, one text each: what --dry-run prints. Builds no
+  // tensors.
+  std::vector<std::string> (*validate)(const RouterConfig&, int64_t num_experts,
+                                       const OptionSet& options);
+};
+
+std::span<const RouterEntry> router_entries();
+std::vector<std::string> router_names();
+
+// ConfigError that lists the known names when there is no such router.
+const RouterEntry& find_router(std::string_view name);
+std::shared_ptr<Router> make_router(const RouterConfig& config, const RouterContext& context,
+                                    const OptionSet& options);
+
+}  // namespace locus::moe

@@ -1,0 +1,91 @@
+// The pieces that routers share: scores, selection, capacity, weights, random draws, checks.
+//
+// T tokens, D hidden size, E experts, K choices per token, N assignments.
+//
+// A router works in two steps. It chooses, without gradients: which (token, expert) pairs. It
+// weighs, with gradients: the combine weights of given pairs. A replay is the second step alone.
+//
+// All choices are deterministic, on every device: a higher score wins, among equal scores the lower
+// index, and NaN ranks as minus infinity. So a row of NaN yields valid experts with NaN weights.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "locus/moe/router.h"
+
+namespace locus::moe {
+
+// float64 for float64 input (finite differences need it), float32 for everything else.
+at::ScalarType compute_type(const at::Tensor& x);
+
+// The gate's [E, D], float32, normal(0, init_std), drawn by (seed, layer) alone.
+at::Tensor init_gate_weight(const RouterContext& context);
+
+// x W^T in the compute type of x.
+at::Tensor gate_logits(const at::Tensor& x_TD, const at::Tensor& weight_ED);
+
+// The k best columns of each row, best first; int64 [rows, k]. No gradients. Needs 1 <= k <=
+// columns.
+at::Tensor top_k(const at::Tensor& score_RC, int64_t k);
+
+// The pairs that the tokens ask for, token-major, best first within a token.
+Assignment assign(const at::Tensor& expert_TK);
+
+// The pairs where keep_N is true, in their order.
+Assignment keep_where(const Assignment& assignment, const at::Tensor& keep_N);
+
+// score_TE at the pairs of the assignment, [N]; differentiable.
+at::Tensor gather_scores(const at::Tensor& score_TE, const Assignment& assignment);
+
+// Pairs per expert, float32 [E].
+at::Tensor count_experts(const at::Tensor& expert, int64_t num_experts);
+
+// Adds a micro-batch to Router::requested_E; sets it when it is undefined.
+void add_requested(at::Tensor& requested_E, const at::Tensor& expert, int64_t num_experts);
+
+// ---- Capacity. Work proportional to the assignments.
+
+// ceil(factor * T * k / E), at most T. Decimal factors mean what they say: 1.1 * 100 / 10 is 11,
+// not 12.
+int64_t expert_capacity(double factor, int64_t num_tokens, int64_t k, int64_t num_experts);
+
+// The assignments in order of precedence, int64 [N]: "probs" by falling weight, ties by order;
+// "position" by order.
+at::Tensor precedence(std::string_view drop_policy, const at::Tensor& weight_N);
+
+// True for the first `capacity` assignments of each expert in that order, bool [N].
+at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precedence_N,
+                           int64_t num_experts, int64_t capacity);
+
+// True where the limit of `config` makes a token's expert depend on later tokens.
+bool drops_look_ahead(const RouterConfig& config);
+
+// ---- Random draws.
+
+// The key of one stream of draws of this layer at this step, for ops::keyed_uniform().
+uint64_t draw_key(const RouterContext& context, const TokenContext& tokens,
+                  std::string_view stream);
+
+// ---- Checks of settings, one text per problem.
+
+// Settings that all routers share.
+std::vector<std::string> common_problems(const RouterConfig& config, int64_t num_experts);
+
+// Adds a problem unless `value` is one of `allowed`; key without its "moe.".
+void check_choice(std::vector<std::string>& problems, std::string_view key, std::string_view value,
+                  const std::vector<std::string>& allowed);
+
+// The forms for devices without a host loop, in tensor operations; tests hold them against the
+// loops.
+namespace generic {
+at::Tensor top_k(const at::Tensor& score_RC, int64_t k);
+at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precedence_N,
+                           int64_t num_experts, int64_t capacity);
+}  // namespace generic
+
+}  // namespace locus::moe

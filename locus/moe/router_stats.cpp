@@ -1,0 +1,94 @@
+#include "locus/moe/router_stats.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace locus::moe {
+namespace {
+
+double mean_load(const RouterStats& stats) {
+  const auto total =
+      std::accumulate(stats.tokens_per_expert.begin(), stats.tokens_per_expert.end(), int64_t{0});
+  return stats.tokens_per_expert.empty()
+             ? 0.0
+             : static_cast<double>(total) / static_cast<double>(stats.tokens_per_expert.size());
+}
+
+void add_domains(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
+                 int64_t num_experts, int64_t num_domains) {
+  const at::Tensor domain_N = tokens.domain_T.index_select(0, routing.assignment.token_N);
+  const at::Tensor known = domain_N.ge(0).logical_and_(domain_N.lt(num_domains));
+  const at::Tensor cell_N =
+      (domain_N * num_experts + routing.assignment.expert_N).masked_select(known);
+  const at::Tensor count = at::bincount(cell_N, {}, num_domains * num_experts).cpu();
+  const int64_t* value = count.const_data_ptr<int64_t>();
+  stats.domain_expert.resize(static_cast<size_t>(num_domains),
+                             std::vector<int64_t>(static_cast<size_t>(num_experts)));
+  for (auto& row : stats.domain_expert) {
+    for (int64_t& cell : row) cell += *value++;
+  }
+}
+
+}  // namespace
+
+double RouterStats::load_cv() const {
+  const double mean = mean_load(*this);
+  if (mean == 0) return 0;
+  double squares = 0;
+  for (const int64_t load : tokens_per_expert) {
+    squares += (static_cast<double>(load) - mean) * (static_cast<double>(load) - mean);
+  }
+  return std::sqrt(squares / static_cast<double>(tokens_per_expert.size())) / mean;
+}
+
+double RouterStats::load_max_over_mean() const {
+  const double mean = mean_load(*this);
+  if (mean == 0) return 0;
+  return static_cast<double>(
+             *std::max_element(tokens_per_expert.begin(), tokens_per_expert.end())) /
+         mean;
+}
+
+int64_t RouterStats::dead_experts() const {
+  return std::count(tokens_per_expert.begin(), tokens_per_expert.end(), 0);
+}
+
+double RouterStats::dropped_share() const {
+  if (num_requested == 0) return 0;
+  const auto kept = std::accumulate(tokens_per_expert.begin(), tokens_per_expert.end(), int64_t{0});
+  return 1.0 - static_cast<double>(kept) / static_cast<double>(num_requested);
+}
+
+double RouterStats::unrouted_share() const {
+  return num_tokens == 0 ? 0 : static_cast<double>(num_unrouted) / static_cast<double>(num_tokens);
+}
+
+void add_routing(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
+                 const std::vector<int64_t>& counts_E, int64_t num_tokens, int64_t num_domains) {
+  const at::NoGradGuard no_grad;
+  stats.tokens_per_expert.resize(counts_E.size());
+  for (size_t e = 0; e < counts_E.size(); ++e) stats.tokens_per_expert[e] += counts_E[e];
+  stats.num_tokens += num_tokens;
+  stats.num_requested += routing.num_requested;
+  stats.num_batches += 1;
+  stats.num_unrouted += at::bincount(routing.assignment.token_N, {}, num_tokens)
+                            .narrow(0, 0, num_tokens)
+                            .eq(0)
+                            .sum()
+                            .item<int64_t>();
+  if (routing.probability_TE.defined() && num_tokens > 0) {
+    const at::Tensor& p = routing.probability_TE;
+    stats.entropy_sum += at::special_entr(p).sum().item<double>();
+    stats.top_weight_sum += p.amax(1).sum().item<double>();
+  }
+  if (routing.balance_loss.defined()) stats.balance_loss += routing.balance_loss.item<double>();
+  if (routing.z_loss.defined()) stats.z_loss += routing.z_loss.item<double>();
+  if (num_domains > 0 && tokens.domain_T.defined()) {
+    add_domains(stats, routing, tokens, static_cast<int64_t>(counts_E.size()), num_domains);
+  }
+}
+
+}  // namespace locus::moe

@@ -1,0 +1,84 @@
+#include "locus/nn/attention.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+namespace locus::nn {
+
+Attention::Attention(const AttentionConfig& config) : config_(config) {
+  const int64_t q_size = config.num_heads * config.head_dim;
+  const int64_t kv_size = config.num_key_value_heads * config.head_dim;
+  qkv_proj_ = register_module(
+      "qkv_proj",
+      std::make_shared<Linear>(config.hidden_size, q_size + 2 * kv_size, config.qkv_bias));
+  o_proj_ = register_module(
+      "o_proj", std::make_shared<Linear>(q_size, config.hidden_size, config.output_bias));
+  if (config.qk_norm != "none") {
+    const bool full = config.qk_norm == "full";
+    q_norm_ = register_module(
+        "q_norm",
+        std::make_shared<Norm>(config.norm_type, full ? q_size : config.head_dim, config.norm_eps));
+    k_norm_ = register_module(
+        "k_norm", std::make_shared<Norm>(config.norm_type, full ? kv_size : config.head_dim,
+                                         config.norm_eps));
+  }
+}
+
+at::Tensor Attention::forward(const at::Tensor& x_BSD, const AttentionInput& input,
+                              KvCache* cache) {
+  const int64_t batch = x_BSD.size(0);
+  const int64_t length = x_BSD.size(1);
+  const int64_t q_size = config_.num_heads * config_.head_dim;
+  const int64_t kv_size = config_.num_key_value_heads * config_.head_dim;
+  const auto parts = qkv_proj_->forward(x_BSD).split_with_sizes({q_size, kv_size, kv_size}, -1);
+  at::Tensor q = parts[0];
+  at::Tensor k = parts[1];
+  if (config_.qk_norm == "full") {
+    q = q_norm_->forward(q);
+    k = k_norm_->forward(k);
+  }
+  q = q.view({batch, length, config_.num_heads, config_.head_dim});
+  k = k.view({batch, length, config_.num_key_value_heads, config_.head_dim});
+  if (config_.qk_norm == "head") {
+    q = q_norm_->forward(q);
+    k = k_norm_->forward(k);
+  }
+  if (input.rope.cos.defined()) {
+    q = apply_rope(q, input.rope);
+    k = apply_rope(k, input.rope);
+  }
+  q = q.transpose(1, 2);
+  k = k.transpose(1, 2);
+  at::Tensor v =
+      parts[2].view({batch, length, config_.num_key_value_heads, config_.head_dim}).transpose(1, 2);
+  if (cache != nullptr) {
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t begin = input.cache_lengths[static_cast<size_t>(b)];
+      cache->key_BGLC[b].narrow(1, begin, length).copy_(k[b]);
+      cache->value_BGLC[b].narrow(1, begin, length).copy_(v[b]);
+    }
+    const int64_t used = input.mask_B1SL.size(-1);
+    k = cache->key_BGLC.narrow(2, 0, used);
+    v = cache->value_BGLC.narrow(2, 0, used);
+  }
+  const bool grouped = config_.num_heads != config_.num_key_value_heads;
+  const bool causal = !input.mask_B1SL.defined();
+  const at::Tensor y = at::scaled_dot_product_attention(
+      q, k, v, causal ? std::nullopt : std::optional<at::Tensor>(input.mask_B1SL), 0.0, causal,
+      std::nullopt, grouped);
+  return o_proj_->forward(y.transpose(1, 2).reshape({batch, length, q_size}));
+}
+
+at::Tensor document_mask(const at::Tensor& document_BS, at::ScalarType type) {
+  if (document_BS.eq(document_BS.narrow(1, 0, 1)).all().item<bool>()) return {};
+  const int64_t length = document_BS.size(1);
+  const at::Tensor same = document_BS.unsqueeze(2).eq(document_BS.unsqueeze(1));
+  const at::Tensor allowed =
+      same.logical_and_(at::ones({length, length}, document_BS.options().dtype(at::kBool)).tril());
+  return at::zeros(allowed.sizes(), document_BS.options().dtype(type))
+      .masked_fill_(allowed.logical_not_(), -std::numeric_limits<double>::infinity())
+      .unsqueeze(1);
+}
+
+}  // namespace locus::nn

@@ -1,0 +1,16 @@
+#include "locus/nn/linear.h"
+
+#include <ATen/ATen.h>
+
+namespace locus::nn {
+
+Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias) {
+  weight = register_parameter("weight", at::empty({out_features, in_features}));
+  if (with_bias) bias = register_parameter("bias", at::empty({out_features}));
+}
+
+at::Tensor Linear::forward(const at::Tensor& x) const {
+  return at::linear(x, weight.to(x.dtype()), bias.defined() ? bias.to(x.dtype()) : bias);
+}
+
+}  // namespace locus::nn

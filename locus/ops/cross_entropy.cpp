@@ -1,0 +1,99 @@
+#include "locus/ops/cross_entropy.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "locus/base/error.h"
+
+namespace locus::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+
+// About 16 MiB of float32 logits at a time: they stay near the cache, the products stay large.
+constexpr int64_t kLogitsPerChunk = int64_t{4} << 20;
+
+at::ScalarType accumulate_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+struct Buffers {
+  at::Tensor loss_T, correct_T, dhidden_TD, dweight_VD;
+};
+
+// One chunk of tokens: losses, and with buffers for them the gradients of the summed loss.
+void run_chunk(const at::Tensor& hidden_CD, const at::Tensor& weight_VD, const at::Tensor& label_C,
+               int64_t begin, Buffers& out) {
+  const int64_t end = begin + hidden_CD.size(0);
+  at::Tensor logits_CV = at::mm(hidden_CD, weight_VD.t()).to(accumulate_type(hidden_CD));
+  const at::Tensor valid_C = label_C.ge(0);
+  const at::Tensor target_C1 = label_C.clamp_min(0).unsqueeze(1);
+  const at::Tensor log_sum_C = at::logsumexp(logits_CV, {1});
+  const at::Tensor picked_C = logits_CV.gather(1, target_C1).squeeze(1);
+  out.loss_T.slice(0, begin, end).copy_(at::where(valid_C, log_sum_C - picked_C, 0.0));
+  if (out.correct_T.defined()) {
+    out.correct_T.slice(0, begin, end).copy_(logits_CV.argmax(1).eq(label_C).logical_and_(valid_C));
+  }
+  if (!out.dhidden_TD.defined()) return;
+  // d loss / d logits = softmax - onehot, zero where there is no label.
+  at::Tensor dlogits_CV = logits_CV.sub_(log_sum_C.unsqueeze(1)).exp_();
+  dlogits_CV.scatter_add_(1, target_C1, at::full_like(target_C1, -1, logits_CV.options()));
+  dlogits_CV.masked_fill_(valid_C.logical_not().unsqueeze(1), 0.0);
+  const at::Tensor low_CV = dlogits_CV.to(hidden_CD.dtype());
+  at::Tensor dhidden_CD = out.dhidden_TD.slice(0, begin, end);
+  at::mm_out(dhidden_CD, low_CV, weight_VD);
+  if (hidden_CD.scalar_type() == out.dweight_VD.scalar_type()) {
+    out.dweight_VD.addmm_(low_CV.t(), hidden_CD);
+  } else {
+    out.dweight_VD.add_(at::mm(low_CV.t(), hidden_CD));
+  }
+}
+
+class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
+ public:
+  static tensor_list forward(AutogradContext* ctx, const at::Tensor& hidden_TD,
+                             const at::Tensor& weight_VD, const at::Tensor& label_T,
+                             bool want_gradient, bool want_correct) {
+    const int64_t num_tokens = hidden_TD.size(0);
+    const at::Tensor low_VD = weight_VD.to(hidden_TD.dtype());
+    Buffers out;
+    out.loss_T = at::zeros({num_tokens}, hidden_TD.options().dtype(accumulate_type(hidden_TD)));
+    if (want_correct) out.correct_T = at::zeros({num_tokens}, hidden_TD.options().dtype(at::kBool));
+    if (want_gradient) {
+      out.dhidden_TD = at::empty_like(hidden_TD);
+      out.dweight_VD = at::zeros_like(weight_VD);
+    }
+    const int64_t chunk = std::max<int64_t>(1, kLogitsPerChunk / weight_VD.size(0));
+    for (int64_t begin = 0; begin < num_tokens; begin += chunk) {
+      const int64_t size = std::min(chunk, num_tokens - begin);
+      run_chunk(hidden_TD.narrow(0, begin, size), low_VD, label_T.narrow(0, begin, size), begin,
+                out);
+    }
+    if (want_gradient) ctx->save_for_backward({out.dhidden_TD, out.dweight_VD});
+    const at::Tensor correct = want_correct ? out.correct_T : at::empty({0}, at::kBool);
+    ctx->mark_non_differentiable({out.loss_T, correct});
+    // Losses of many tokens are added up in double: the mean must not depend on their number.
+    return {out.loss_T.sum(at::kDouble).to(out.loss_T.dtype()), out.loss_T, correct};
+  }
+
+  static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    LOCUS_CHECK(saved.size() == 2, "cross entropy was computed without gradients");
+    const at::Tensor& scale = grads[0];
+    return {saved[0] * scale.to(saved[0].dtype()), saved[1] * scale, {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+CrossEntropy linear_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& weight_VD,
+                                  const at::Tensor& label_T, bool want_correct) {
+  const bool want_gradient =
+      at::GradMode::is_enabled() && (hidden_TD.requires_grad() || weight_VD.requires_grad());
+  const tensor_list out = LinearCrossEntropy::apply(hidden_TD.contiguous(), weight_VD, label_T,
+                                                    want_gradient, want_correct);
+  return {out[0], out[1], want_correct ? out[2] : at::Tensor()};
+}
+
+}  // namespace locus::ops

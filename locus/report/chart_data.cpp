@@ -1,0 +1,289 @@
+#include "locus/report/chart_data.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "locus/base/format.h"
+#include "locus/report/downsample.h"
+
+namespace locus::report {
+namespace {
+
+using nlohmann::json;
+
+// A point is about ten bytes of JSON, a cell of a heat map four: these budgets give at most 1.6 MB.
+constexpr size_t kTrainPoints = 60'000;
+constexpr size_t kLayerPoints = 50'000;
+constexpr size_t kHeatCells = 120'000;
+constexpr size_t kMaxPoints = 2'000;
+constexpr size_t kMinPoints = 24;
+constexpr size_t kMaxColumns = 200;
+constexpr size_t kMinColumns = 12;
+constexpr size_t kAxisPoints = 200;
+
+struct Limits {
+  size_t train_points, layer_points, columns;
+};
+
+template <class Point>
+struct Curve {
+  const char* name;
+  double Point::*member;
+  bool noisy;  // smoothed on the page
+};
+
+constexpr Curve<TrainPoint> kTrainCurves[] = {
+    {"loss", &TrainPoint::loss, true},
+    {"aux_loss", &TrainPoint::aux_loss, true},
+    {"lr", &TrainPoint::lr, false},
+    {"grad_norm", &TrainPoint::grad_norm, true},
+    {"tokens_per_s", &TrainPoint::tokens_per_s, true},
+    {"flops_share", &TrainPoint::flops_share, true},
+    {"rss_bytes", &TrainPoint::rss_bytes, false},
+};
+
+constexpr Curve<ValidPoint> kValidCurves[] = {
+    {"valid_loss", &ValidPoint::loss, false},
+    {"valid_accuracy", &ValidPoint::accuracy, false},
+};
+
+constexpr Curve<TrainPoint> kTimeParts[] = {
+    {"data", &TrainPoint::time_data_s, false},
+    {"forward", &TrainPoint::time_forward_s, false},
+    {"backward", &TrainPoint::time_backward_s, false},
+    {"optimizer", &TrainPoint::time_optimizer_s, false},
+    {"other", &TrainPoint::time_other_s, false},
+};
+
+constexpr Curve<MoePoint> kMoeCurves[] = {
+    {"load_cv", &MoePoint::load_cv, false},
+    {"dead_experts", &MoePoint::dead_experts, false},
+    {"dropped_share", &MoePoint::dropped_share, false},
+    {"unrouted_share", &MoePoint::unrouted_share, false},
+    {"entropy", &MoePoint::entropy, false},
+    {"top_weight", &MoePoint::top_weight, false},
+    {"balance_loss", &MoePoint::balance_loss, false},
+    {"z_loss", &MoePoint::z_loss, false},
+};
+
+size_t num_experts(const MoeLayerData& layer) {
+  size_t count = 0;  // the most there were: the number of experts may change during training
+  for (const MoePoint& point : layer.points)
+    count = std::max(count, point.tokens_per_expert.size());
+  return count;
+}
+
+Limits choose_limits(const std::vector<RunData>& runs) {
+  size_t rows = 1;
+  size_t layers = 1;
+  for (const RunData& run : runs) {
+    for (const auto& [number, layer] : run.moe) rows += num_experts(layer);
+    layers += run.moe.size();
+  }
+  const size_t train_curves = runs.size() * (std::size(kTrainCurves) + 3);
+  const size_t layer_curves = (layers + runs.size()) * std::size(kMoeCurves);
+  return {std::clamp(kTrainPoints / train_curves, kMinPoints, kMaxPoints),
+          std::clamp(kLayerPoints / layer_curves, kMinPoints, kMaxPoints),
+          std::clamp(kHeatCells / rows, kMinColumns, kMaxColumns)};
+}
+
+// Five significant digits: finer than any screen, and short. What is missing becomes null.
+json short_number(double value) {
+  if (!std::isfinite(value)) return nullptr;
+  const double rounded = std::strtod(format("{:.5g}", value).c_str(), nullptr);
+  if (rounded == std::floor(rounded) && std::abs(rounded) < 1e15)
+    return static_cast<int64_t>(rounded);
+  return rounded;
+}
+
+json step_differences(const std::vector<int64_t>& steps) {
+  json list = json::array();
+  int64_t before = 0;
+  for (const int64_t step : steps) {
+    list.push_back(step - before);
+    before = step;
+  }
+  return list;
+}
+
+template <class Point>
+json make_curve(const std::vector<Point>& points, const Curve<Point>& curve, size_t max_points) {
+  std::vector<double> values;
+  values.reserve(points.size());
+  for (const Point& point : points) values.push_back(point.*curve.member);
+  if (std::none_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); })) {
+    return nullptr;
+  }
+  std::vector<size_t> indices = min_max_indices(values, max_points);
+  const bool constant = std::all_of(values.begin(), values.end(),
+                                    [&values](double value) { return value == values.front(); });
+  if (constant && values.size() > 2) indices = {0, values.size() - 1};
+  std::vector<int64_t> steps;
+  json kept = json::array();
+  for (const size_t i : indices) {
+    steps.push_back(points[i].step);
+    kept.push_back(short_number(values[i]));
+  }
+  json result{{"s", step_differences(steps)}, {"v", std::move(kept)}};
+  if (!curve.noisy || indices.size() == values.size() || constant) return result;
+
+  std::vector<int64_t> mean_steps;
+  json means = json::array();
+  for (const auto& [begin, end] : split_evenly(values.size(), max_points / 2)) {
+    mean_steps.push_back(points[begin + (end - begin) / 2].step);
+    means.push_back(short_number(finite_mean({values.data() + begin, end - begin})));
+  }
+  result["ms"] = step_differences(mean_steps);
+  result["mv"] = std::move(means);
+  return result;
+}
+
+template <class Point, size_t kSize>
+void add_curves(const std::vector<Point>& points, const Curve<Point> (&curves)[kSize],
+                size_t max_points, json& object) {
+  for (const Curve<Point>& curve : curves) {
+    json made = make_curve(points, curve, max_points);
+    if (!made.is_null()) object[curve.name] = std::move(made);
+  }
+}
+
+// Tokens and seconds of training at some steps, between which the page interpolates.
+json make_axis(const RunData& run) {
+  std::vector<double> seconds;
+  double total_s = 0;
+  int64_t before = 0;
+  for (const TrainPoint& point : run.train) {
+    if (std::isfinite(point.step_time_s)) {
+      total_s += point.step_time_s * static_cast<double>(point.step - before);
+    }
+    before = point.step;
+    seconds.push_back(total_s);
+  }
+  std::vector<int64_t> steps;
+  json tokens = json::array();
+  json time = json::array();
+  for (const auto& [begin, end] : split_evenly(run.train.size(), kAxisPoints)) {
+    steps.push_back(run.train[end - 1].step);
+    tokens.push_back(short_number(run.train[end - 1].tokens));
+    time.push_back(short_number(seconds[end - 1]));
+  }
+  json axis{{"s", step_differences(steps)}};
+  if (!tokens.back().is_null()) axis["tokens"] = std::move(tokens);
+  if (total_s > 0) axis["time"] = std::move(time);
+  return axis;
+}
+
+// Mean seconds of each part; all parts at the same steps, so that they can be stacked.
+json make_stack(const RunData& run) {
+  json stack = json::object();
+  std::vector<int64_t> steps;
+  const std::vector<Range> ranges = split_evenly(run.train.size(), kMaxColumns);
+  for (const auto& [begin, end] : ranges) steps.push_back(run.train[end - 1].step);
+  for (const Curve<TrainPoint>& part : kTimeParts) {
+    json means = json::array();
+    bool any = false;
+    for (const auto& [begin, end] : ranges) {
+      std::vector<double> values;
+      for (size_t i = begin; i < end; ++i) values.push_back(run.train[i].*part.member);
+      means.push_back(short_number(finite_mean(values)));
+      any = any || !means.back().is_null();
+    }
+    if (any) stack[part.name] = std::move(means);
+  }
+  if (!stack.empty()) stack["s"] = step_differences(steps);
+  return stack;
+}
+
+// By step: what turns a number of tokens into percent of an even share of that step's tokens.
+std::vector<double> load_scales(const MoeLayerData& layer) {
+  std::vector<double> scales;
+  for (const MoePoint& point : layer.points) {
+    const double mean = finite_mean(point.tokens_per_expert);
+    scales.push_back(mean > 0 ? 100 / mean : kMissing);
+  }
+  return scales;
+}
+
+json make_load(const MoeLayerData& layer, const std::vector<Range>& ranges) {
+  const std::vector<double> scales = load_scales(layer);
+  json rows = json::array();
+  for (size_t expert = 0; expert < num_experts(layer); ++expert) {
+    json row = json::array();
+    for (const auto& [begin, end] : ranges) {
+      std::vector<double> loads;
+      for (size_t i = begin; i < end; ++i) {
+        const std::vector<double>& tokens = layer.points[i].tokens_per_expert;
+        if (expert < tokens.size()) loads.push_back(tokens[expert] * scales[i]);
+      }
+      const double mean = finite_mean(loads);
+      row.push_back(std::isfinite(mean) ? json(std::lround(mean)) : json());
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+json make_layer(int64_t number, const MoeLayerData& layer, const Limits& limits) {
+  const std::vector<Range> ranges = split_evenly(layer.points.size(), limits.columns);
+  std::vector<int64_t> steps;
+  for (const auto& [begin, end] : ranges) steps.push_back(layer.points[end - 1].step);
+  json object{{"layer", number},
+              {"s", step_differences(steps)},
+              {"load", make_load(layer, ranges)},
+              {"curves", json::object()}};
+  add_curves(layer.points, kMoeCurves, limits.layer_points, object["curves"]);
+  if (!layer.domain_expert.empty()) {
+    json rows = json::array();
+    for (const std::vector<double>& counts : layer.domain_expert) {
+      json row = json::array();
+      for (const double count : counts) row.push_back(short_number(count));
+      rows.push_back(std::move(row));
+    }
+    object["domain"] = {{"step", layer.domain_expert_step}, {"rows", std::move(rows)}};
+  }
+  return object;
+}
+
+// One point a step: the mean over the layers that were sampled in it.
+std::vector<MoePoint> mean_over_layers(const RunData& run) {
+  std::map<int64_t, std::vector<const MoePoint*>> by_step;
+  for (const auto& [number, layer] : run.moe) {
+    for (const MoePoint& point : layer.points) by_step[point.step].push_back(&point);
+  }
+  std::vector<MoePoint> means;
+  for (const auto& [step, points] : by_step) {
+    MoePoint& mean = means.emplace_back(MoePoint{.step = step});
+    for (const Curve<MoePoint>& curve : kMoeCurves) {
+      std::vector<double> values;
+      for (const MoePoint* point : points) values.push_back(point->*curve.member);
+      mean.*curve.member = finite_mean(values);
+    }
+  }
+  return means;
+}
+
+json make_run(const RunData& run, const Limits& limits) {
+  json object{{"name", run.name},          {"domains", run.info.domains}, {"axis", make_axis(run)},
+              {"curves", json::object()},  {"stack", make_stack(run)},    {"moe", json::array()},
+              {"moe_mean", json::object()}};
+  add_curves(run.train, kTrainCurves, limits.train_points, object["curves"]);
+  add_curves(run.valid, kValidCurves, limits.train_points, object["curves"]);
+  for (const auto& [number, layer] : run.moe) {
+    object["moe"].push_back(make_layer(number, layer, limits));
+  }
+  add_curves(mean_over_layers(run), kMoeCurves, limits.layer_points, object["moe_mean"]);
+  return object;
+}
+
+}  // namespace
+
+std::string make_chart_json(const std::vector<RunData>& runs) {
+  const Limits limits = choose_limits(runs);
+  json object{{"runs", json::array()}};
+  for (const RunData& run : runs) object["runs"].push_back(make_run(run, limits));
+  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace locus::report

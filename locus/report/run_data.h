@@ -1,0 +1,105 @@
+// What a run folder holds, as the report needs it. The formats are described in
+// docs/formats/run.md.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "locus/base/file.h"
+#include "locus/report/config_lines.h"
+
+namespace locus::report {
+
+// A number that the file does not give, or gives as null because it was not finite.
+inline constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
+
+// The last "run" line.
+struct RunInfo {
+  std::string time, version, router;
+  double parameters = kMissing, active_parameters = kMissing, flops_per_token = kMissing;
+  double tokens_per_step = kMissing, peak_flops = kMissing, num_layers = kMissing;
+  double num_experts = kMissing, threads = kMissing;
+  std::vector<std::string> domains;
+};
+
+struct TrainPoint {
+  int64_t step = 0;
+  double loss = kMissing, perplexity = kMissing, aux_loss = kMissing, lr = kMissing;
+  double grad_norm = kMissing, tokens = kMissing, tokens_per_s = kMissing, flops_share = kMissing;
+  double step_time_s = kMissing, time_data_s = kMissing, time_forward_s = kMissing;
+  double time_backward_s = kMissing, time_optimizer_s = kMissing, time_other_s = kMissing;
+  double skipped_steps = kMissing, rss_bytes = kMissing;
+};
+
+struct MoePoint {
+  int64_t step = 0;
+  std::vector<double> tokens_per_expert{};
+  double load_cv = kMissing, load_max_over_mean = kMissing, dead_experts = kMissing;
+  double dropped_share = kMissing, unrouted_share = kMissing, entropy = kMissing;
+  double top_weight = kMissing, balance_loss = kMissing, z_loss = kMissing;
+};
+
+struct MoeLayerData {
+  std::vector<MoePoint> points;
+  // Of the last sampled step alone: all of them would not fit into memory for long runs.
+  std::vector<std::vector<double>> domain_expert;
+  int64_t domain_expert_step = -1;
+};
+
+struct DomainScore {
+  std::string name;
+  double loss = kMissing, perplexity = kMissing, tokens = kMissing;
+};
+
+struct ValidPoint {
+  int64_t step = 0;
+  double loss = kMissing, perplexity = kMissing, bits_per_byte = kMissing, accuracy = kMissing;
+  std::vector<DomainScore> by_domain{};
+};
+
+struct CheckpointPoint {
+  int64_t step = 0;
+  double stall_s = kMissing;
+};
+
+struct EndInfo {
+  int64_t step = 0;
+  std::string reason;
+  double loss = kMissing, wall_s = kMissing, tokens = kMissing;
+};
+
+// eval.json: `rule` is empty but for expert-choice models.
+struct EvalInfo {
+  std::string checkpoint, data, rule;
+  ValidPoint score;
+};
+
+struct RunData {
+  fs::path folder;
+  std::string name;  // last part of the folder
+  RunInfo info;
+  std::vector<TrainPoint> train;  // here and below: ascending steps, each once
+  std::vector<ValidPoint> valid;
+  std::vector<CheckpointPoint> checkpoints;
+  std::map<int64_t, MoeLayerData> moe;  // by number of the decoder layer
+  std::optional<EndInfo> end;           // absent: still running, or killed
+  std::optional<EvalInfo> eval;
+  std::vector<ConfigLine> config;
+  std::string samples;
+  int64_t num_resumes = 0;
+  int64_t num_torn_lines = 0;  // cut off by a kill, left out
+};
+
+// Reads a run folder. A line that was cut off is left out where that can happen: at the end of
+// metrics.jsonl and before the "run" line of a resume. A "run" line ends what came before it: lines
+// of later steps than `resumed_from` belong to a history that was given up. Where a step comes
+// twice, the later line counts. Lines of unknown kinds are of newer versions and left out.
+// DataError, naming file and line: missing or broken metrics.jsonl, config.toml or eval.json, and a
+// run without any training line.
+RunData load_run(const fs::path& folder);
+
+}  // namespace locus::report

@@ -1,0 +1,88 @@
+// Checkpoints: one folder a step, complete or not there at all. Byte by byte:
+// docs/formats/checkpoint.md.
+//
+//   checkpoints/step_00000100/  model.safetensors  optimizer.safetensors  trainer.json  config.toml
+//                               tokenizer.model  manifest.json (sizes and checksums of the others)
+//   checkpoints/latest          name of the newest folder
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "locus/model/weights.h"
+#include "locus/train/config.h"
+#include "locus/train/optimizer.h"
+
+namespace locus::train {
+
+namespace fs = std::filesystem;
+
+// What the trainer itself has to remember.
+struct TrainerState {
+  int64_t step = 0;    // finished steps
+  int64_t tokens = 0;  // trained on so far
+  int64_t skipped_steps = 0;
+  int64_t skipped_in_row = 0;
+  double loss_mean = 0.0;       // running mean of the loss, for the spike guard
+  int64_t loss_mean_steps = 0;  // steps in it
+};
+
+// Texts that travel with the weights.
+struct CheckpointTexts {
+  std::string config_toml;
+  std::string tokenizer;  // serialised SentencePiece model
+};
+
+struct CheckpointRef {
+  fs::path path;
+  int64_t step = 0;
+};
+
+// The committed checkpoints in a folder, newest first.
+std::vector<CheckpointRef> list_checkpoints(const fs::path& checkpoints);
+
+// Empty when every file of the manifest is there with its size and, with `checksums`, its content;
+// else what is wrong.
+std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool checksums);
+
+// The newest intact checkpoint; damaged ones are passed over with a warning. Empty: there is none.
+std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints);
+
+// A checkpoint folder itself, or the newest intact one of a run folder. DataError when there is
+// none.
+CheckpointRef resolve_checkpoint(const fs::path& path);
+
+TrainerState load_trainer_state(const CheckpointRef& checkpoint);
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer);
+void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder);
+
+class CheckpointWriter {
+ public:
+  // Removes what a killed process left half-made. One writer per folder: the run's lock sees to it.
+  CheckpointWriter(fs::path checkpoints, const CheckpointConfig& config);
+  // Waits for a write in progress; its error is logged.
+  ~CheckpointWriter();
+
+  // Copies everything and returns; a thread writes. Waits for the previous write first, and throws
+  // its error.
+  void save(model::Decoder& decoder, Optimizer& optimizer, const TrainerState& state,
+            const CheckpointTexts& texts);
+  // Until the last write is on the disk; throws its error.
+  void wait();
+
+ private:
+  struct Snapshot;
+  void write(const Snapshot& snapshot) const;
+  void prune(int64_t newest_step) const;
+
+  fs::path checkpoints_;
+  CheckpointConfig config_;
+  std::future<void> pending_;
+};
+
+}  // namespace locus::train

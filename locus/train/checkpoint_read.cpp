@@ -1,0 +1,142 @@
+// Finding, checking and loading checkpoints.
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/hash.h"
+#include "locus/base/log.h"
+#include "locus/io/safetensors.h"
+#include "locus/train/checkpoint.h"
+
+namespace locus::train {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::string_view kPrefix = "step_";
+
+std::optional<int64_t> step_of(const std::string& folder) {
+  if (!folder.starts_with(kPrefix)) return std::nullopt;
+  int64_t step = 0;
+  const char* end = folder.data() + folder.size();
+  const auto result = std::from_chars(folder.data() + kPrefix.size(), end, step);
+  if (result.ec != std::errc() || result.ptr != end) return std::nullopt;
+  return step;
+}
+
+json read_json(const fs::path& path) {
+  try {
+    return json::parse(read_file(path));
+  } catch (const json::exception& error) {
+    throw DataError("{}: not valid JSON: {}", path.string(), error.what());
+  }
+}
+
+void check_file(const fs::path& path, const json& entry, bool checksums) {
+  const auto size = entry.at("bytes").get<uint64_t>();
+  std::error_code code;
+  const auto found = fs::file_size(path, code);
+  if (code) throw DataError("{}: {}", path.string(), code.message());
+  if (found != size)
+    throw DataError("{}: has {} bytes, the manifest says {}", path.string(), found, size);
+  if (checksums && to_hex(hash_file(path)) != entry.at("xxh128").get<std::string>()) {
+    throw DataError("{}: its content does not match the checksum in the manifest", path.string());
+  }
+}
+
+}  // namespace
+
+std::vector<CheckpointRef> list_checkpoints(const fs::path& checkpoints) {
+  std::vector<CheckpointRef> found;
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(checkpoints, code)) {
+    const auto step = step_of(entry.path().filename().string());
+    if (step && entry.is_directory()) found.push_back({entry.path(), *step});
+  }
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.step > b.step; });
+  return found;
+}
+
+std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool checksums) {
+  const fs::path manifest = checkpoint / "manifest.json";
+  try {
+    const json content = read_json(manifest);
+    for (const auto& [name, entry] : content.at("files").items()) {
+      if (fs::path(name).filename() != name) {
+        throw DataError("{}: the file name {} leaves the folder", manifest.string(), name);
+      }
+      check_file(checkpoint / name, entry, checksums);
+    }
+  } catch (const DataError& error) {
+    return error.what();
+  } catch (const json::exception& error) {
+    return format("{}: not a manifest: {}", manifest.string(), error.what());
+  }
+  return std::nullopt;
+}
+
+std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints) {
+  for (const CheckpointRef& candidate : list_checkpoints(checkpoints)) {
+    const auto damage = checkpoint_damage(candidate.path, /*checksums=*/true);
+    if (!damage) return candidate;
+    log::warning("checkpoint {} is damaged and passed over: {}", candidate.path.string(), *damage);
+  }
+  return std::nullopt;
+}
+
+CheckpointRef resolve_checkpoint(const fs::path& path) {
+  if (fs::exists(path / "manifest.json")) {
+    if (const auto damage = checkpoint_damage(path, /*checksums=*/true))
+      throw DataError("{}", *damage);
+    return {path, load_trainer_state({path, 0}).step};
+  }
+  const fs::path folder = fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
+  if (const auto found = newest_intact(folder)) return *found;
+  throw DataError(
+      "{}: no intact checkpoint here; expected a checkpoint folder (step_...) or a run folder",
+      path.string());
+}
+
+TrainerState load_trainer_state(const CheckpointRef& checkpoint) {
+  const fs::path path = checkpoint.path / "trainer.json";
+  const json content = read_json(path);
+  try {
+    TrainerState state;
+    content.at("step").get_to(state.step);
+    content.at("tokens").get_to(state.tokens);
+    content.at("skipped_steps").get_to(state.skipped_steps);
+    content.at("skipped_in_row").get_to(state.skipped_in_row);
+    content.at("loss_mean").get_to(state.loss_mean);
+    content.at("loss_mean_steps").get_to(state.loss_mean_steps);
+    return state;
+  } catch (const json::exception& error) {
+    throw DataError("{}: {}", path.string(), error.what());
+  }
+}
+
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer) {
+  const fs::path path = checkpoint.path / "optimizer.safetensors";
+  const io::SafetensorsFile file(path);
+  const NamedTensors state = optimizer.state();
+  for (const auto& [name, tensor] : state) {
+    const io::TensorView* view = file.find(name);
+    if (view == nullptr) throw DataError("{}: tensor {} is missing", path.string(), name);
+    model::copy_stored(*view, path.string(), tensor);
+  }
+  if (file.tensors().size() != state.size()) {
+    throw DataError("{}: holds {} tensors, this optimiser has {}", path.string(),
+                    file.tensors().size(), state.size());
+  }
+}
+
+void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder) {
+  model::load_weights(decoder, io::open_safetensors_folder(checkpoint.path));
+}
+
+}  // namespace locus::train

@@ -1,0 +1,17 @@
+// What this machine can do and what we take of it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace locus::train {
+
+// Best rate of a few large matrix products in this type with the current threads, FLOP/s. About 0.1
+// s.
+double measure_matmul_rate(at::ScalarType type, at::Device device);
+
+// Resident memory of this process, bytes.
+int64_t resident_bytes();
+
+}  // namespace locus::train

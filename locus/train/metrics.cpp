@@ -1,0 +1,160 @@
+#include "locus/train/metrics.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+
+namespace locus::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Fixed, so that a resumed run and tools that read by position can rely on them. Further keys of a
+// train line are in metrics.jsonl alone.
+constexpr std::array<std::string_view, 18> kCsvColumns = {
+    "step",         "loss",          "perplexity",     "aux_loss",        "lr",
+    "grad_norm",    "tokens",        "tokens_per_s",   "flops_per_s",     "flops_share",
+    "step_time_s",  "time_data_s",   "time_forward_s", "time_backward_s", "time_optimizer_s",
+    "time_other_s", "skipped_steps", "rss_bytes"};
+
+std::string csv_header() {
+  std::string header;
+  for (const std::string_view column : kCsvColumns) {
+    if (!header.empty()) header += ',';
+    header += column;
+  }
+  return header + "\n";
+}
+
+Json to_json(const MetricValue& value);
+
+// nlohmann writes null for a double that is not finite: so does the contract.
+template <class T>
+Json to_json(const T& value) {
+  return value;
+}
+
+Json to_json(const MetricObject& object) {
+  Json json = Json::object();
+  for (const MetricEntry& entry : object) json[entry.key] = to_json(entry.value);
+  return json;
+}
+
+Json to_json(const MetricValue& value) {
+  return std::visit([](const auto& typed) { return to_json(typed); }, value.get());
+}
+
+std::string csv_text(const MetricValue& value) {
+  if (const auto* whole = std::get_if<int64_t>(&value.get())) return std::to_string(*whole);
+  const std::optional<double> number = value.number();
+  return number && std::isfinite(*number) ? format("{}", *number) : "";
+}
+
+void collect_scalars(const std::string& prefix, const MetricObject& object,
+                     std::vector<TensorboardScalar>& scalars) {
+  for (const MetricEntry& entry : object) {
+    const std::string tag = prefix + "/" + entry.key;
+    if (const auto* nested = std::get_if<MetricObject>(&entry.value.get())) {
+      collect_scalars(tag, *nested, scalars);
+    } else if (const auto number = entry.value.number()) {
+      scalars.push_back({tag, *number});
+    }
+  }
+}
+
+AppendFile::Mode mode_of(const std::optional<int64_t>& resumed_step) {
+  return resumed_step ? AppendFile::Mode::kContinueLines : AppendFile::Mode::kNew;
+}
+
+// The folder has to be there before the first file: members are opened in a row.
+std::filesystem::path made(const std::filesystem::path& folder) {
+  make_folders(folder);
+  return folder;
+}
+
+}  // namespace
+
+std::optional<double> MetricValue::number() const {
+  if (const auto* whole = std::get_if<int64_t>(&value_)) return static_cast<double>(*whole);
+  if (const auto* real = std::get_if<double>(&value_)) return *real;
+  return std::nullopt;
+}
+
+MetricLine& MetricLine::set(std::string key, MetricValue value) {
+  LOCUS_CHECK(key != "kind" && key != "step" && find(key) == nullptr, "metric {} is set twice",
+              key);
+  entries_.push_back({std::move(key), std::move(value)});
+  return *this;
+}
+
+const MetricValue* MetricLine::find(std::string_view key) const {
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const MetricEntry& entry) { return entry.key == key; });
+  return found == entries_.end() ? nullptr : &found->value;
+}
+
+std::string MetricLine::to_json() const {
+  Json json = {{"kind", kind_}, {"step", step_}};
+  for (const MetricEntry& entry : entries_) json[entry.key] = train::to_json(entry.value);
+  // Names of domains come from folders, which may hold any bytes.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+MetricsWriter::MetricsWriter(const std::filesystem::path& folder,
+                             std::optional<int64_t> resumed_step, bool tensorboard)
+    : jsonl_(made(folder) / "metrics.jsonl", mode_of(resumed_step)),
+      csv_(folder / "metrics.csv", mode_of(resumed_step)) {
+  const std::string header = csv_header();
+  if (csv_.empty()) {
+    csv_.append(header);
+  } else if (!read_file(folder / "metrics.csv").starts_with(header)) {
+    throw DataError("{}: its columns are not {}: move the file away to go on",
+                    (folder / "metrics.csv").string(), header.substr(0, header.size() - 1));
+  }
+  if (tensorboard) tensorboard_.emplace(folder / "tensorboard", resumed_step);
+}
+
+void MetricsWriter::write(const MetricLine& line) {
+  jsonl_.append(line.to_json() + "\n");
+  if (line.kind() == "train") write_csv(line);
+  if (tensorboard_) write_tensorboard(line);
+}
+
+void MetricsWriter::write_csv(const MetricLine& line) {
+  std::string row = std::to_string(line.step());
+  for (size_t i = 1; i < kCsvColumns.size(); ++i) {
+    const MetricValue* value = line.find(kCsvColumns[i]);
+    row += ',';
+    if (value != nullptr) row += csv_text(*value);
+  }
+  csv_.append(row + "\n");
+}
+
+void MetricsWriter::write_tensorboard(const MetricLine& line) {
+  if (line.kind() == "run" || line.kind() == "end") return;
+  std::string group = line.kind();
+  MetricObject entries = line.entries();
+  if (const MetricValue* layer = line.find("layer")) {
+    group += "/layer_" + csv_text(*layer);
+    std::erase_if(entries, [](const MetricEntry& entry) { return entry.key == "layer"; });
+  }
+  std::vector<TensorboardScalar> scalars;
+  collect_scalars(group, entries, scalars);
+  std::vector<TensorboardHistogram> histograms;
+  if (const MetricValue* load = line.find("tokens_per_expert")) {
+    const std::string tag = group + "/tokens_per_expert";
+    if (const auto* counts = std::get_if<std::vector<int64_t>>(&load->get())) {
+      histograms.push_back({tag, {counts->begin(), counts->end()}});
+    } else if (const auto* reals = std::get_if<std::vector<double>>(&load->get())) {
+      histograms.push_back({tag, *reals});
+    }
+  }
+  if (scalars.empty() && histograms.empty()) return;
+  tensorboard_->write(line.step(), scalars, histograms);
+}
+
+}  // namespace locus::train

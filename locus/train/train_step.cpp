@@ -1,0 +1,129 @@
+#include "locus/train/train_step.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "locus/base/format.h"
+#include "locus/model/batch_tensors.h"
+#include "locus/ops/cross_entropy.h"
+
+namespace locus::train {
+namespace {
+
+// The guard compares with a mean over about this many steps, once it has seen a tenth of them.
+constexpr double kLossMeanSteps = 100;
+constexpr int64_t kGuardWarmupSteps = 10;
+
+class Stopwatch {
+ public:
+  // Seconds since the last lap, or since construction.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const double seconds = std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    return seconds;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+int64_t count_labels(const std::vector<data::Batch>& batches) {
+  int64_t count = 0;
+  for (const data::Batch& batch : batches) {
+    count += std::count_if(batch.labels.begin(), batch.labels.end(),
+                           [](int32_t label) { return label >= 0; });
+  }
+  return count;
+}
+
+}  // namespace
+
+NamedTensors named_parameters(const torch::nn::Module& module) {
+  NamedTensors out;
+  for (const auto& item : module.named_parameters()) out.emplace_back(item.key(), item.value());
+  return out;
+}
+
+TrainStep::TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainConfig& config,
+                     at::Device device)
+    : decoder_(decoder),
+      optimizer_(optimizer),
+      config_(config),
+      device_(device),
+      parameters_(named_parameters(decoder)) {}
+
+StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double lr,
+                          TrainerState& state) {
+  StepResult result;
+  result.num_labels = count_labels(micro_batches);
+  decoder_.train();
+  for (const auto& [layer, moe] : decoder_.moe_layers())
+    moe->router().on_step(state.step, config_.max_steps);
+  for (const data::Batch& batch : micro_batches) {
+    const double weight = 1.0 / static_cast<double>(micro_batches.size());
+    result.loss += backward(batch, result.num_labels, weight, state.step, result);
+  }
+  Stopwatch watch;
+  result.grad_norm = gradient_norm(parameters_);
+  result.skipped = guard(result, state);
+  if (result.skipped.empty()) {
+    const bool clip = config_.clip_grad > 0 && result.grad_norm > config_.clip_grad;
+    optimizer_.step(lr, clip ? result.grad_norm / config_.clip_grad : 1.0);
+    state.skipped_in_row = 0;
+    const double share =
+        std::max(1.0 / static_cast<double>(++state.loss_mean_steps), 1.0 / kLossMeanSteps);
+    state.loss_mean += share * (result.loss - state.loss_mean);
+  } else {
+    ++state.skipped_steps;
+    ++state.skipped_in_row;
+  }
+  end_router_step(result.skipped.empty());
+  for (auto& [name, parameter] : parameters_) parameter.mutable_grad().reset();
+  result.optimizer_s += watch.lap();
+  return result;
+}
+
+double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
+                           int64_t step, StepResult& result) {
+  Stopwatch watch;
+  const model::BatchTensors tensors = model::to_tensors(batch, device_, step);
+  const model::DecoderOutput out = decoder_.forward(tensors.input);
+  const ops::CrossEntropy entropy =
+      ops::linear_cross_entropy(out.hidden_TD, decoder_.output_weight(), tensors.labels_T);
+  const at::Tensor task_loss =
+      entropy.loss_sum / static_cast<double>(std::max<int64_t>(num_labels, 1));
+  const at::Tensor loss = task_loss + out.aux_loss * weight;
+  const double value = task_loss.item<double>();
+  result.aux_loss += out.aux_loss.item<double>() * weight;
+  result.forward_s += watch.lap();
+  loss.backward();
+  result.backward_s += watch.lap();
+  return value;
+}
+
+std::string TrainStep::guard(const StepResult& result, const TrainerState& state) const {
+  if (!std::isfinite(result.loss)) return format("the loss is {}", result.loss);
+  if (!std::isfinite(result.aux_loss)) return format("the router loss is {}", result.aux_loss);
+  if (!std::isfinite(result.grad_norm))
+    return format("the gradient's norm is {}", result.grad_norm);
+  if (config_.loss_spike_factor > 0 && state.loss_mean_steps >= kGuardWarmupSteps &&
+      result.loss > config_.loss_spike_factor * state.loss_mean) {
+    return format("the loss {:.4f} is over {} times its running mean {:.4f}", result.loss,
+                  config_.loss_spike_factor, state.loss_mean);
+  }
+  return "";
+}
+
+void TrainStep::end_router_step(bool updated) {
+  for (const auto& [layer, moe] : decoder_.moe_layers()) {
+    moe::Router& router = moe->router();
+    if (updated && router.requested_E.defined()) router.on_step_end(router.requested_E);
+    router.requested_E.reset();
+  }
+}
+
+}  // namespace locus::train

@@ -1,0 +1,52 @@
+// One optimiser step: forward and backward over the micro-batches of a global batch, guard, update.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "locus/data/batch.h"
+#include "locus/model/decoder.h"
+#include "locus/train/checkpoint.h"
+#include "locus/train/config.h"
+#include "locus/train/optimizer.h"
+
+namespace locus::train {
+
+struct StepResult {
+  double loss = 0;  // nats per token, mean over the tokens with a label of the whole global batch
+  double aux_loss = 0;   // mean over the micro-batches, coefficients applied
+  double grad_norm = 0;  // before clipping
+  int64_t num_labels = 0;
+  std::string skipped;  // why there was no update; empty: there was one
+  double forward_s = 0, backward_s = 0, optimizer_s = 0;
+};
+
+class TrainStep {
+ public:
+  TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainConfig& config,
+            at::Device device);
+
+  // Loss = sum of cross entropies / number of labels of the global batch: each token weighs the
+  // same, whatever micro-batch it is in. `state` keeps the guard's memory; step and tokens are the
+  // caller's. The parameters are left alone, and the step is counted as skipped, when the loss or
+  // the gradient is not finite, or the loss is over loss_spike_factor times its running mean.
+  StepResult run(const std::vector<data::Batch>& micro_batches, double lr, TrainerState& state);
+
+ private:
+  double backward(const data::Batch& batch, int64_t num_labels, double weight, int64_t step,
+                  StepResult& result);
+  std::string guard(const StepResult& result, const TrainerState& state) const;
+  void end_router_step(bool updated);
+
+  model::Decoder& decoder_;
+  Optimizer& optimizer_;
+  TrainConfig config_;
+  at::Device device_;
+  NamedTensors parameters_;
+};
+
+// The parameters of a module by name, in its order.
+NamedTensors named_parameters(const torch::nn::Module& module);
+
+}  // namespace locus::train

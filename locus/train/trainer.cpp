@@ -1,0 +1,207 @@
+#include "locus/train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "locus/base/error.h"
+#include "locus/base/log.h"
+#include "locus/base/progress.h"
+#include "locus/base/signals.h"
+#include "locus/train/lr_schedule.h"
+#include "locus/train/machine.h"
+
+namespace locus::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+}  // namespace
+
+// What has been seen since the last line of metrics.
+struct Trainer::Interval {
+  int64_t steps = 0, labels = 0, tokens = 0;
+  double loss_sum = 0, aux_loss_sum = 0, grad_norm = 0;
+  double data_s = 0, forward_s = 0, backward_s = 0, optimizer_s = 0;
+  double pause_s = 0;  // evaluation and checkpoints: not part of a step
+  Clock::time_point begin = Clock::now();
+
+  void add(const StepResult& result, int64_t num_tokens) {
+    ++steps;
+    tokens += num_tokens;
+    if (std::isfinite(result.loss)) {
+      labels += result.num_labels;
+      loss_sum += result.loss * static_cast<double>(result.num_labels);
+    }
+    aux_loss_sum += result.aux_loss;
+    grad_norm = result.grad_norm;
+    forward_s += result.forward_s;
+    backward_s += result.backward_s;
+    optimizer_s += result.optimizer_s;
+  }
+  double loss() const { return labels > 0 ? loss_sum / static_cast<double>(labels) : std::nan(""); }
+  double wall_s() const { return seconds_since(begin) - pause_s; }
+};
+
+Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
+    : parts_(parts),
+      settings_(std::move(settings)),
+      train_step_(parts_.decoder, parts_.optimizer, settings_.train,
+                  at::Device(settings_.train.device)) {}
+
+TrainOutcome Trainer::run(TrainerState state) {
+  state_ = state;
+  const TrainConfig& config = settings_.train;
+  const Clock::time_point begin = Clock::now();
+  data::PrefetchingLoader loader(parts_.source, config.global_batch_size, config.micro_batch_size,
+                                 state_.step, settings_.prefetch);
+  ProgressBar bar("train", config.max_steps);
+  Interval interval;
+  TrainOutcome outcome;
+  outcome.reason = "finished";
+  int64_t saved_step = state_.step;
+
+  while (state_.step < config.max_steps && outcome.signal == 0) {
+    const Clock::time_point data_begin = Clock::now();
+    const std::vector<data::Batch> batches = loader.next();
+    interval.data_s += seconds_since(data_begin);
+    const double lr = learning_rate(settings_.lr_schedule, state_.step, config.max_steps);
+    start_router_stats(state_.step);
+    const StepResult result = train_step_.run(batches, lr, state_);
+    const int64_t num_tokens = config.global_batch_size * batches.front().sequence_length;
+    ++state_.step;
+    state_.tokens += num_tokens;
+    interval.add(result, num_tokens);
+    if (!result.skipped.empty()) note_skipped(result);
+    write_router_stats(state_.step);
+    if (bar.on_terminal()) {
+      bar.update(state_.step, format("loss {:.4f}  {:.0f} tokens/s", result.loss,
+                                     static_cast<double>(interval.tokens) / interval.wall_s()));
+    }
+    outcome.signal = received_signal();
+    const bool last = state_.step == config.max_steps || outcome.signal != 0;
+    if (state_.step % settings_.log.interval == 0 || last) {
+      outcome.loss = interval.loss();
+      write_train_line(interval, lr);
+      interval = Interval();
+    }
+    const Clock::time_point pause_begin = Clock::now();
+    const bool eval_due = settings_.eval_interval > 0 && state_.step % settings_.eval_interval == 0;
+    if (evaluate_ && outcome.signal == 0 && (eval_due || last)) evaluate_(state_.step);
+    const bool save_due =
+        settings_.checkpoint.interval > 0 && state_.step % settings_.checkpoint.interval == 0;
+    if (save_due || last) {
+      save_checkpoint();
+      saved_step = state_.step;
+    }
+    interval.pause_s += seconds_since(pause_begin);
+  }
+  bar.finish();
+  if (saved_step != state_.step) save_checkpoint();
+  parts_.checkpoints.wait();
+  if (outcome.signal != 0) outcome.reason = "interrupted";
+  outcome.state = state_;
+  outcome.wall_s = seconds_since(begin);
+  return outcome;
+}
+
+void Trainer::write_train_line(const Interval& interval, double lr) {
+  const auto steps = static_cast<double>(interval.steps);
+  const double wall_s = interval.wall_s();
+  const double tokens_per_s = static_cast<double>(interval.tokens) / wall_s;
+  const double flops_per_s = tokens_per_s * settings_.flops_per_token;
+  const double timed_s =
+      interval.data_s + interval.forward_s + interval.backward_s + interval.optimizer_s;
+  MetricLine line("train", state_.step);
+  line.set("loss", interval.loss())
+      .set("perplexity", std::exp(interval.loss()))
+      .set("aux_loss", interval.aux_loss_sum / steps)
+      .set("lr", lr)
+      .set("grad_norm", interval.grad_norm)
+      .set("tokens", state_.tokens)
+      .set("tokens_per_s", tokens_per_s)
+      .set("flops_per_s", flops_per_s)
+      .set("flops_share",
+           settings_.peak_flops > 0 ? flops_per_s / settings_.peak_flops : std::nan(""))
+      .set("step_time_s", wall_s / steps)
+      .set("time_data_s", interval.data_s / steps)
+      .set("time_forward_s", interval.forward_s / steps)
+      .set("time_backward_s", interval.backward_s / steps)
+      .set("time_optimizer_s", interval.optimizer_s / steps)
+      .set("time_other_s", std::max(0.0, wall_s - timed_s) / steps)
+      .set("skipped_steps", state_.skipped_steps)
+      .set("rss_bytes", resident_bytes());
+  parts_.metrics.write(line);
+  const std::string text = format(
+      "iteration {:>7}/{} | lm loss: {:.6f} | learning rate: {:.3E} | grad norm: {:.3f} | "
+      "time per iteration (ms): {:.1f} | tokens/s: {:.0f} | model GFLOP/s: {:.1f}",
+      state_.step, settings_.train.max_steps, interval.loss(), lr, interval.grad_norm,
+      wall_s / steps * 1e3, tokens_per_s, flops_per_s / 1e9);
+  if (ProgressBar::stderr_is_terminal()) {
+    log::debug("{}", text);
+  } else {
+    log::info("{}", text);
+  }
+}
+
+void Trainer::start_router_stats(int64_t step) {
+  if ((step + 1) % settings_.log.router_interval != 0) return;
+  const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
+  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_stats(num_domains);
+}
+
+void Trainer::write_router_stats(int64_t step) {
+  if (step % settings_.log.router_interval != 0) return;
+  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+    const moe::RouterStats stats = moe->take_stats();
+    const auto tokens = static_cast<double>(std::max<int64_t>(stats.num_tokens, 1));
+    const auto batches = static_cast<double>(std::max<int64_t>(stats.num_batches, 1));
+    MetricLine line("moe", step);
+    line.set("layer", layer)
+        .set("tokens_per_expert", stats.tokens_per_expert)
+        .set("load_cv", stats.load_cv())
+        .set("load_max_over_mean", stats.load_max_over_mean())
+        .set("dead_experts", stats.dead_experts())
+        .set("dropped_share", stats.dropped_share())
+        .set("unrouted_share", stats.unrouted_share())
+        .set("entropy", stats.entropy_sum / tokens)
+        .set("top_weight", stats.top_weight_sum / tokens)
+        .set("balance_loss", stats.balance_loss / batches)
+        .set("z_loss", stats.z_loss / batches);
+    if (!stats.domain_expert.empty()) line.set("domain_expert", stats.domain_expert);
+    parts_.metrics.write(line);
+  }
+}
+
+void Trainer::note_skipped(const StepResult& result) {
+  const int64_t batch = settings_.train.global_batch_size;
+  const int64_t first = (state_.step - 1) * batch;
+  log::warning("step {}: no update, {} (samples {} to {} of the training stream)", state_.step,
+               result.skipped, first, first + batch - 1);
+  parts_.metrics.write(MetricLine("skipped", state_.step)
+                           .set("reason", result.skipped)
+                           .set("first_sample", first)
+                           .set("num_samples", batch));
+  if (state_.skipped_in_row < settings_.train.max_skipped_in_row) return;
+  parts_.metrics.write(MetricLine("end", state_.step).set("reason", "diverged"));
+  throw DivergedError(
+      "{} steps in a row had no finite update, the last one at step {}: {}; the \"skipped\" lines "
+      "of metrics.jsonl "
+      "name the batches. A lower lr_schedule.lr, more warm-up or train.clip_grad may help",
+      state_.skipped_in_row, state_.step, result.skipped);
+}
+
+void Trainer::save_checkpoint() {
+  const Clock::time_point begin = Clock::now();
+  parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_, settings_.texts);
+  parts_.metrics.write(MetricLine("checkpoint", state_.step)
+                           .set("path", format("checkpoints/step_{:08}", state_.step))
+                           .set("stall_s", seconds_since(begin)));
+}
+
+}  // namespace locus::train

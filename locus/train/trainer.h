@@ -1,0 +1,77 @@
+// The training loop: steps, metrics, evaluation, checkpoints, signals. It knows nothing of the
+// phases, searches or evaluations that others hang on its callbacks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "locus/data/loader.h"
+#include "locus/train/checkpoint.h"
+#include "locus/train/config.h"
+#include "locus/train/metrics.h"
+#include "locus/train/train_step.h"
+
+namespace locus::train {
+
+// What the loop works on; all of it outlives the trainer.
+struct TrainerParts {
+  model::Decoder& decoder;
+  Optimizer& optimizer;
+  std::shared_ptr<const data::SampleSource> source;
+  MetricsWriter& metrics;
+  CheckpointWriter& checkpoints;
+};
+
+struct TrainerSettings {
+  TrainConfig train;
+  LrScheduleConfig lr_schedule;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+  int64_t eval_interval = 0;  // 0: only at the end
+  int64_t prefetch = 4;
+  double flops_per_token = 0;  // of training, for the throughput
+  double peak_flops = 0;
+  CheckpointTexts texts;
+};
+
+struct TrainOutcome {
+  std::string reason;  // finished | interrupted
+  TrainerState state;
+  double loss = 0;  // of the last logged steps
+  double wall_s = 0;
+  int signal = 0;
+};
+
+class Trainer {
+ public:
+  Trainer(const TrainerParts& parts, TrainerSettings settings);
+
+  // Called after a step whose number (finished steps) is due for evaluation, and after the last
+  // one.
+  void on_evaluation(std::function<void(int64_t step)> callback) {
+    evaluate_ = std::move(callback);
+  }
+
+  // Trains from `state` to max_steps, or until a signal. Writes a checkpoint at the end of either.
+  // DivergedError after max_skipped_in_row skipped steps in a row.
+  TrainOutcome run(TrainerState state);
+
+ private:
+  struct Interval;
+  void start_router_stats(int64_t step);
+  void write_router_stats(int64_t step);
+  void write_train_line(const Interval& interval, double lr);
+  void note_skipped(const StepResult& result);
+  void save_checkpoint();
+
+  TrainerParts parts_;
+  TrainerSettings settings_;
+  TrainStep train_step_;
+  TrainerState state_;
+  std::function<void(int64_t)> evaluate_;
+};
+
+}  // namespace locus::train

@@ -1,0 +1,56 @@
+#include "locus/base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "locus/base/error.h"
+
+namespace locus {
+namespace {
+
+TEST(ThreadPool, GivesEachTasksResultToItsOwner) {
+  ThreadPool pool(3);
+  EXPECT_EQ(pool.num_threads(), 3);
+  std::vector<std::future<int>> results;
+  for (int i = 0; i < 1000; ++i) results.push_back(pool.submit([i] { return i * i; }));
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(results[static_cast<size_t>(i)].get(), i * i);
+}
+
+TEST(ThreadPool, HandsAnExceptionToTheOwnerAndGoesOn) {
+  ThreadPool pool(1);
+  auto bad = pool.submit([]() -> int { throw DataError("broken"); });
+  auto good = pool.submit([] { return std::string("fine"); });
+  EXPECT_THROW(bad.get(), DataError);
+  EXPECT_EQ(good.get(), "fine");
+}
+
+TEST(ThreadPool, DropsWaitingTasksWhenDestroyed) {
+  auto pool = std::make_unique<ThreadPool>(1);
+  std::promise<void> started;
+  std::promise<void> gate;
+  std::atomic<int> num_done{0};
+  const auto running = pool->submit([&] {
+    started.set_value();
+    gate.get_future().wait();
+    ++num_done;
+  });
+  std::future<void> waiting = pool->submit([&] { ++num_done; });
+  started.get_future().wait();
+  std::thread destroyer([&pool] { pool.reset(); });
+  waiting.wait();  // dropped while the first task still runs
+  gate.set_value();
+  destroyer.join();
+  EXPECT_EQ(num_done, 1);
+  EXPECT_THROW(waiting.get(), std::future_error);
+}
+
+TEST(ThreadPool, TakesAllCoresWhenAskedForNoNumber) {
+  EXPECT_EQ(ThreadPool(0).num_threads(), ThreadPool::num_cores());
+  EXPECT_GE(ThreadPool::num_cores(), 1);
+}
+
+}  // namespace
+}  // namespace locus

@@ -1,0 +1,190 @@
+#include "locus/moe/moe_layer.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/moe/router_helpers.h"
+#include "tests/reference/feed_forward_reference.h"
+#include "tests/support/tensors.h"
+
+namespace locus::moe {
+namespace {
+
+using test::distance;
+using test::integers;
+using test::random_tensor;
+
+constexpr int64_t kExperts = 5, kHidden = 6, kTokens = 12;
+
+struct Shape {
+  bool shared = true, gate = true, bias = true;
+};
+
+std::shared_ptr<MoeLayer> make(const std::string& router, const Shape& shape = {},
+                               const std::string& options = "", double capacity_factor = 0) {
+  MoeConfig config;
+  config.num_experts = kExperts;
+  config.intermediate_size = 4;
+  config.shared_expert_intermediate_size = shape.shared ? 3 : 0;
+  config.shared_expert_gate = shape.gate;
+  config.router = config_of(router);
+  config.router.capacity_factor = capacity_factor;
+  auto layer =
+      std::make_shared<MoeLayer>(config, context_of(kExperts, kHidden), options_of(router, options),
+                                 ops::Activation::kSwiglu, shape.bias);
+  const at::NoGradGuard no_grad;
+  uint64_t seed = 40;
+  for (at::Tensor& parameter : layer->parameters()) {
+    parameter.set_data(random_tensor(parameter.sizes(), seed++) * 0.7);  // float64
+  }
+  return layer;
+}
+
+reference::FeedForward network(const MoeLayer& layer, const std::string& name, int64_t expert) {
+  const auto named = layer.named_parameters();
+  const auto get = [&](const std::string& part) {
+    return expert < 0 ? named[name + "." + part] : named[name + "." + part][expert];
+  };
+  return {test::matrix_of(get("up_proj")), test::row_of(get("up_proj_bias")),
+          test::matrix_of(get("down_proj")), test::row_of(get("down_proj_bias"))};
+}
+
+// Sum over the pairs of weight * expert(x), plus sigmoid(gate x) * shared expert(x).
+reference::Matrix by_loops(const MoeLayer& layer, const at::Tensor& x, const Routing& routing) {
+  const reference::Matrix rows = test::matrix_of(x);
+  const reference::Row gate = test::row_of(layer.named_parameters()["shared_expert_gate.weight"]);
+  const auto tokens = list_of(routing.assignment.token_N),
+             experts = list_of(routing.assignment.expert_N);
+  const reference::Row weights = test::row_of(routing.weight_N);
+  reference::Matrix out;
+  for (const reference::Row& row : rows) {
+    out.push_back(reference::feed_forward(network(layer, "shared_expert", -1), row, "swiglu"));
+    double open = 0;
+    for (size_t d = 0; d < row.size(); ++d) open += gate[d] * row[d];
+    for (double& value : out.back()) value /= 1 + std::exp(-open);
+  }
+  for (size_t n = 0; n < tokens.size(); ++n) {
+    const auto t = static_cast<size_t>(tokens[n]);
+    const auto y =
+        reference::feed_forward(network(layer, "experts", experts[n]), rows[t], "swiglu");
+    for (size_t d = 0; d < y.size(); ++d) out[t][d] += weights[n] * y[d];
+  }
+  return out;
+}
+
+class MoeLayerWithRouter : public testing::TestWithParam<std::string> {};
+
+TEST_P(MoeLayerWithRouter, SumsWeightedExpertsAndTheSharedOne) {
+  for (const bool training : {true, false}) {
+    for (const double capacity_factor : {0.0, 0.5}) {
+      const auto layer = make(GetParam(), {}, "", capacity_factor);
+      layer->train(training);
+      const at::Tensor x = random_tensor({kTokens, kHidden}, 1);
+      const MoeOutput out = layer->forward(x, tokens_of(kTokens));
+      const Routing routing = layer->router().route(x, tokens_of(kTokens), &out.assignment);
+      EXPECT_LT(distance(out.y_TD, by_loops(*layer, x, routing)), 1e-6);
+    }
+  }
+}
+
+TEST_P(MoeLayerWithRouter, ReplaysItsRoutingWithoutStatistics) {
+  const auto layer = make(GetParam());
+  const at::Tensor x = random_tensor({kTokens, kHidden}, 2);
+  layer->start_stats(0);
+  const MoeOutput first = layer->forward(x, tokens_of(kTokens));
+  const MoeOutput second = layer->forward(x, tokens_of(kTokens), &first.assignment);
+  EXPECT_TRUE(at::equal(first.y_TD, second.y_TD));
+  EXPECT_TRUE(at::equal(first.aux_loss, second.aux_loss));
+  const RouterStats stats = layer->take_stats();
+  EXPECT_EQ(stats.num_batches, 1);
+  EXPECT_EQ(stats.num_tokens, kTokens);
+  layer->forward(x, tokens_of(kTokens));
+  EXPECT_EQ(layer->take_stats().num_batches, 0) << "nobody asked for these";
+}
+
+TEST_P(MoeLayerWithRouter, HasTheGradientsOfTheFiniteDifferences) {
+  const auto layer = make(GetParam());
+  const at::Tensor x = test::random_leaf({kTokens, kHidden}, 3),
+                   probe = random_tensor({kTokens, kHidden}, 4);
+  const Assignment routed = layer->forward(x, tokens_of(kTokens)).assignment;
+  std::vector<at::Tensor> leaves = layer->parameters();
+  leaves.push_back(x);
+  test::expect_gradients(
+      leaves,
+      [&] {
+        const MoeOutput out = layer->forward(x, tokens_of(kTokens), &routed);
+        return (out.y_TD * probe).sum() + 7 * out.aux_loss;
+      },
+      1e-6, 30);
+}
+
+TEST_P(MoeLayerWithRouter, TakesNoTokens) {
+  const auto layer = make(GetParam());
+  layer->start_stats(0);
+  const at::Tensor x = test::random_leaf({0, kHidden}, 5);
+  const MoeOutput out = layer->forward(x, tokens_of(0));
+  EXPECT_EQ(out.y_TD.sizes(), (std::vector<int64_t>{0, kHidden}));
+  (out.y_TD.sum() + out.aux_loss).backward();
+  for (const at::Tensor& parameter : layer->parameters()) {
+    if (parameter.grad().defined()) {
+      EXPECT_EQ(parameter.grad().abs().sum().item<double>(), 0);
+    }
+  }
+}
+
+TEST_P(MoeLayerWithRouter, ComputesInTheTypeOfItsInput) {
+  const auto layer = make(GetParam());
+  for (at::Tensor& parameter : layer->parameters()) parameter.set_data(parameter.to(at::kFloat));
+  const at::Tensor x = random_tensor({kTokens, kHidden}, 6, at::kBFloat16);
+  const MoeOutput out = layer->forward(x, tokens_of(kTokens));
+  EXPECT_EQ(out.y_TD.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(out.aux_loss.scalar_type(), at::kFloat);
+  EXPECT_EQ(out.aux_loss.dim(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Moe, MoeLayerWithRouter, testing::ValuesIn(router_names()),
+                         [](const auto& instance) { return instance.param; });
+
+TEST(MoeLayer, GivesDroppedTokensZeroWithoutASharedExpert) {
+  // Switch with room for one token an expert; all ask for expert 0.
+  const auto layer = make("switch", {false, false, true}, "jitter = 0", 1.0 / 3);
+  const at::NoGradGuard no_grad;
+  layer->named_parameters()["router.weight"].zero_()[0][0] = 1;
+  at::Tensor x = random_tensor({kTokens, kHidden}, 7);
+  x.select(1, 0).fill_(1);
+  x[8][0] = 2;  // the most certain
+  layer->start_stats(0);
+  const at::Tensor y = layer->forward(x, tokens_of(kTokens)).y_TD;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    EXPECT_EQ(y[t].abs().max().item<double>() > 0, t == 8) << "token " << t;
+  }
+  const RouterStats stats = layer->take_stats();
+  EXPECT_EQ(stats.tokens_per_expert, (std::vector<int64_t>{1, 0, 0, 0, 0}));
+  EXPECT_EQ(stats.num_unrouted, 11);
+  EXPECT_NEAR(stats.dropped_share(), 11.0 / 12, 1e-12);
+}
+
+TEST(MoeLayer, HasNoGateWithoutASharedExpert) {
+  EXPECT_EQ(make("top_k", {false, true, false})->named_parameters().size(), 3u);
+  EXPECT_EQ(make("top_k", {true, true, false})->named_parameters().size(), 6u);
+}
+
+TEST(LocalDispatcher, SortsRowsByExpertAndPutsThemBack) {
+  Routing routing;
+  routing.assignment = {integers({0, 0, 2, 3}), integers({2, 0, 2, 0}), {}};
+  routing.weight_N = at::tensor({0.5, 0.25, 1.0, 2.0}).to(at::kFloat);
+  const at::Tensor x = at::arange(4, at::kFloat).unsqueeze(1) + 1;
+  const auto dispatcher = make_local_dispatcher(3);
+  const Dispatched out = dispatcher->dispatch(x, routing);
+  EXPECT_EQ(out.counts_E, (std::vector<int64_t>{2, 0, 2}));
+  EXPECT_EQ(list_of(out.token_N), (std::vector<int64_t>{0, 3, 0, 2}));
+  EXPECT_EQ(test::row_of(out.x_ND), (reference::Row{1, 4, 1, 3}));
+  EXPECT_EQ(test::row_of(out.weight_N), (reference::Row{0.25, 2, 0.5, 1}));
+  EXPECT_EQ(test::row_of(dispatcher->combine(out.x_ND * 10, out)),
+            (reference::Row{7.5, 0, 30, 80}));
+}
+
+}  // namespace
+}  // namespace locus::moe

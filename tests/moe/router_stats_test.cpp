@@ -1,0 +1,99 @@
+#include "locus/moe/router_stats.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/tensors.h"
+
+namespace locus::moe {
+namespace {
+
+using test::integers;
+
+// Four tokens, three experts, five assignments asked for, the one of token 3 dropped.
+Routing worked_routing() {
+  Routing routing;
+  routing.assignment = {integers({0, 0, 1, 2}), integers({0, 2, 0, 0}), {}};
+  routing.weight_N = at::ones({4});
+  routing.num_requested = 5;
+  routing.probability_TE =
+      at::tensor({1.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.25, 0.5, 0.25, 1.0, 0.0, 0.0})
+          .to(at::kFloat)
+          .view({4, 3});
+  routing.balance_loss = at::full({}, 0.5, at::kFloat);
+  routing.z_loss = at::full({}, 0.25, at::kFloat);
+  return routing;
+}
+
+RouterStats worked_stats(int64_t num_domains) {
+  TokenContext tokens;
+  tokens.domain_T = integers({1, 0, -1, 1});
+  RouterStats stats;
+  add_routing(stats, worked_routing(), tokens, {3, 0, 1}, 4, num_domains);
+  return stats;
+}
+
+TEST(RouterStats, AreThoseOfTheWorkedExample) {
+  const RouterStats stats = worked_stats(0);
+  EXPECT_EQ(stats.tokens_per_expert, (std::vector<int64_t>{3, 0, 1}));
+  EXPECT_EQ(stats.num_tokens, 4);
+  EXPECT_EQ(stats.num_requested, 5);
+  EXPECT_EQ(stats.num_unrouted, 1);
+  EXPECT_EQ(stats.num_batches, 1);
+  EXPECT_DOUBLE_EQ(stats.load_max_over_mean(), 3 / (4.0 / 3));
+  // Loads 3, 0, 1: mean 4/3, variance (25 + 16 + 1) / 9 / 3.
+  EXPECT_DOUBLE_EQ(stats.load_cv(), std::sqrt(42.0 / 27) / (4.0 / 3));
+  EXPECT_EQ(stats.dead_experts(), 1);
+  EXPECT_DOUBLE_EQ(stats.dropped_share(), 0.2);
+  EXPECT_DOUBLE_EQ(stats.unrouted_share(), 0.25);
+  EXPECT_NEAR(stats.entropy_sum, std::log(2) + 1.5 * std::log(2), 1e-6);  // 0, ln 2, 1.5 ln 2, 0
+  EXPECT_NEAR(stats.top_weight_sum, 3, 1e-6);
+  EXPECT_DOUBLE_EQ(stats.balance_loss, 0.5);
+  EXPECT_DOUBLE_EQ(stats.z_loss, 0.25);
+  EXPECT_TRUE(stats.domain_expert.empty());
+}
+
+TEST(RouterStats, CountKnownDomainsByExpert) {
+  const RouterStats stats = worked_stats(2);
+  EXPECT_EQ(stats.domain_expert, (std::vector<std::vector<int64_t>>{{1, 0, 0}, {1, 0, 1}}));
+  // Domain 1 is unknown where there is but one.
+  EXPECT_EQ(worked_stats(1).domain_expert, (std::vector<std::vector<int64_t>>{{1, 0, 0}}));
+}
+
+TEST(RouterStats, AddUpOverMicroBatches) {
+  RouterStats stats = worked_stats(2);
+  TokenContext tokens;
+  tokens.domain_T = integers({0, 0, 0, 0});
+  add_routing(stats, worked_routing(), tokens, {3, 0, 1}, 4, 2);
+  EXPECT_EQ(stats.tokens_per_expert, (std::vector<int64_t>{6, 0, 2}));
+  EXPECT_EQ(stats.num_tokens, 8);
+  EXPECT_EQ(stats.num_batches, 2);
+  EXPECT_DOUBLE_EQ(stats.dropped_share(), 0.2);
+  EXPECT_DOUBLE_EQ(stats.balance_loss, 1.0);
+  EXPECT_EQ(stats.domain_expert, (std::vector<std::vector<int64_t>>{{4, 0, 1}, {1, 0, 1}}));
+}
+
+TEST(RouterStats, OfNothingAreZero) {
+  const RouterStats none;
+  EXPECT_EQ(none.load_cv(), 0);
+  EXPECT_EQ(none.load_max_over_mean(), 0);
+  EXPECT_EQ(none.dead_experts(), 0);
+  EXPECT_EQ(none.dropped_share(), 0);
+  EXPECT_EQ(none.unrouted_share(), 0);
+  RouterStats stats;
+  Routing routing;
+  const at::Tensor empty = at::empty({0}, at::kLong);
+  routing.assignment = {empty, empty, {}};
+  routing.probability_TE = at::empty({0, 2});
+  TokenContext tokens;
+  tokens.domain_T = empty;
+  add_routing(stats, routing, tokens, {0, 0}, 0, 2);
+  EXPECT_EQ(stats.load_cv(), 0);
+  EXPECT_EQ(stats.dead_experts(), 2);
+  EXPECT_EQ(stats.num_batches, 1);
+}
+
+}  // namespace
+}  // namespace locus::moe

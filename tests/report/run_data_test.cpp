@@ -1,0 +1,198 @@
+#include "locus/report/run_data.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "locus/base/error.h"
+#include "locus/report/summary.h"
+#include "tests/report/synthetic_run.h"
+
+namespace locus::report {
+namespace {
+
+fs::path folder_with(const std::string& metrics) {
+  const fs::path folder = fresh_folder("written");
+  write_file_atomic(folder / "metrics.jsonl", metrics);
+  write_file_atomic(folder / "config.toml", "[train]\nseed = 1\n");
+  return folder;
+}
+
+std::string train(int64_t step, double loss) {
+  return format("{{\"kind\":\"train\",\"step\":{},\"loss\":{}}}\n", step, loss);
+}
+
+std::string run_from(const std::string& step) {
+  return format("{{\"kind\":\"run\",\"step\":0,\"resumed_from\":{}}}\n", step);
+}
+
+std::string message_of(const fs::path& folder) {
+  try {
+    load_run(folder);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "no DataError";
+}
+
+void expect_error(const fs::path& folder, const std::string& part) {
+  const std::string message = message_of(folder);
+  EXPECT_NE(message.find(part), std::string::npos) << message;
+}
+
+TEST(RunData, ReadsEveryKindOfLine) {
+  const RunData run = load_run(SyntheticRun().write());
+  EXPECT_EQ(run.name, "demo");
+  EXPECT_EQ(run.info.router, "top_k");
+  EXPECT_EQ(run.info.domains.size(), 5u);
+  EXPECT_EQ(run.train.size(), 600u);
+  EXPECT_EQ(run.train.back().step, 1200);
+  EXPECT_EQ(run.train.back().tokens, 1200 * 4096);
+  ASSERT_EQ(run.moe.size(), 4u);
+  EXPECT_EQ(run.moe.at(7).points.size(), 120u);
+  EXPECT_EQ(run.moe.at(7).points.back().tokens_per_expert.size(), 8u);
+  EXPECT_EQ(run.moe.at(7).domain_expert.size(), 5u);
+  EXPECT_EQ(run.moe.at(7).domain_expert_step, 1200);
+  EXPECT_EQ(run.valid.size(), 12u);
+  EXPECT_EQ(run.valid.back().by_domain.size(), 5u);
+  ASSERT_TRUE(run.end);
+  EXPECT_EQ(run.end->reason, "finished");
+  ASSERT_TRUE(run.eval);
+  EXPECT_EQ(run.eval->score.step, 1200);
+  EXPECT_NE(run.samples.find("list_empty"), std::string::npos);
+  EXPECT_EQ(run.num_torn_lines, 0);
+}
+
+TEST(RunData, NamesARunByItsFolderHoweverItIsWritten) {
+  const fs::path folder = folder_with(train(1, 2));
+  EXPECT_EQ(load_run(folder / "").name, "written");
+  EXPECT_EQ(load_run(folder / ".").name, "written");
+}
+
+TEST(RunData, LeavesOutATruncatedLastLine) {
+  const RunData run = load_run(folder_with(train(1, 3) + train(2, 2) + R"({"kind":"train","st)"));
+  EXPECT_EQ(run.train.size(), 2u);
+  EXPECT_EQ(run.num_torn_lines, 1);
+}
+
+TEST(RunData, LeavesOutALineThatAKillCutOffBeforeAResume) {
+  const RunData run =
+      load_run(folder_with(train(1, 3) + "{\"kind\":\"tr\n" + run_from("1") + train(2, 2)));
+  EXPECT_EQ(run.train.size(), 2u);
+  EXPECT_EQ(run.num_torn_lines, 1);
+  EXPECT_EQ(run.num_resumes, 1);
+}
+
+TEST(RunData, RefusesABrokenLineInTheMiddle) {
+  expect_error(folder_with(train(1, 3) + "{\"kind\":\"tr\n" + train(2, 2)),
+               "metrics.jsonl:2: not valid JSON at byte");
+  expect_error(folder_with(train(1, 3) + "[1, 2]\n" + train(2, 2)),
+               "metrics.jsonl:2: not a JSON object");
+}
+
+TEST(RunData, CountsTheLaterLineWhereAStepRepeats) {
+  const RunData run = load_run(folder_with(train(1, 5) + train(2, 4) + train(1, 3)));
+  ASSERT_EQ(run.train.size(), 2u);
+  EXPECT_EQ(run.train[0].loss, 3);
+  EXPECT_EQ(run.train[1].loss, 4);
+}
+
+TEST(RunData, ForgetsStepsAfterTheOneThatWasResumedFrom) {
+  const RunData run = load_run(folder_with(run_from("null") + train(1, 5) + train(2, 4) +
+                                           train(3, 9) + run_from("1") + train(2, 3)));
+  ASSERT_EQ(run.train.size(), 2u);
+  EXPECT_EQ(run.train.back().step, 2);
+  EXPECT_EQ(run.train.back().loss, 3);
+  EXPECT_EQ(run.num_resumes, 1);
+}
+
+TEST(RunData, StartsOverWhereARunWasStartedAnewInTheFolder) {
+  const RunData run = load_run(
+      folder_with(run_from("null") + train(1, 5) + train(2, 4) + run_from("null") + train(1, 7)));
+  ASSERT_EQ(run.train.size(), 1u);
+  EXPECT_EQ(run.train[0].loss, 7);
+}
+
+TEST(RunData, TakesNullForANumberThatWasNotFinite) {
+  const RunData run = load_run(folder_with("{\"kind\":\"train\",\"step\":1,\"loss\":null}\n"));
+  ASSERT_EQ(run.train.size(), 1u);
+  EXPECT_TRUE(std::isnan(run.train[0].loss));
+}
+
+TEST(RunData, LeavesOutKindsOfNewerVersions) {
+  EXPECT_EQ(load_run(folder_with(train(1, 2) + "{\"kind\":\"weather\",\"step\":1}\n")).train.size(),
+            1u);
+}
+
+TEST(RunData, RefusesARunWithoutTrainingLines) {
+  expect_error(folder_with(""), "metrics.jsonl: no training line");
+  expect_error(folder_with(run_from("null")), "metrics.jsonl: no training line");
+}
+
+TEST(RunData, NamesTheMissingFile) {
+  expect_error(fs::temp_directory_path() / "locus_report_test" / "nowhere", "no such folder");
+  expect_error(fresh_folder("empty"), "metrics.jsonl");
+  const fs::path folder = folder_with(train(1, 2));
+  fs::remove(folder / "config.toml");
+  expect_error(folder, "config.toml");
+}
+
+TEST(RunData, NamesLineAndKeyOfAWrongValue) {
+  expect_error(folder_with(train(1, 2) + "{\"kind\":\"train\",\"step\":2,\"loss\":\"low\"}\n"),
+               "metrics.jsonl:2: \"loss\" must be a number, not string");
+  expect_error(folder_with("{\"kind\":\"train\"}\n"), "metrics.jsonl:1: no step number");
+  expect_error(folder_with("{\"step\":1}\n"), "metrics.jsonl:1: no text under \"kind\"");
+  expect_error(folder_with("{\"kind\":\"moe\",\"step\":1}\n"), "no layer number");
+  expect_error(
+      folder_with("{\"kind\":\"moe\",\"step\":1,\"layer\":0,\"tokens_per_expert\":[\"a\"]}\n"),
+      "\"tokens_per_expert\" must hold numbers only");
+}
+
+TEST(RunData, RefusesABrokenEvaluation) {
+  const fs::path folder = folder_with(train(1, 2));
+  write_file_atomic(folder / "eval.json", "{\"loss\": 1");
+  expect_error(folder, "eval.json: not valid JSON");
+}
+
+TEST(RunData, WarnsOfDivergenceAndOverfitting) {
+  const RunData run = load_run(folder_with(
+      train(1, 2) +
+      "{\"kind\":\"valid\",\"step\":1,\"loss\":2.0}\n{\"kind\":\"valid\",\"step\":2,\"loss\":2.5}\n"
+      "{\"kind\":\"end\",\"step\":2,\"reason\":\"diverged\"}\n"));
+  const std::vector<Notice> notices = find_notices(run);
+  ASSERT_EQ(notices.size(), 2u);
+  EXPECT_EQ(notices[0].text, "Training diverged at step 2.");
+  EXPECT_EQ(notices[1].text,
+            "The validation loss was lowest, 2, at step 1 and has risen to 2.5 since.");
+}
+
+TEST(ConfigLines, FlattensTablesAndKeepsValuesAsText) {
+  const auto lines =
+      read_config_lines("c.toml",
+                        "top = 1\n[a.b] # table\nname = \"x # y\"  # comment\n\n# alone\n"
+                        "list = [1,\n  2, # two\n]\nlast = 'it''s'\n");
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[0], (ConfigLine{"top", "1"}));
+  EXPECT_EQ(lines[1], (ConfigLine{"a.b.name", "\"x # y\""}));
+  EXPECT_EQ(lines[2], (ConfigLine{"a.b.list", "[1, 2, ]"}));
+  EXPECT_EQ(lines[3].key, "a.b.last");
+}
+
+TEST(ConfigLines, NamesTheLineThatIsNoSetting) {
+  const auto error_of = [](std::string_view text) -> std::string {
+    try {
+      read_config_lines("c.toml", text);
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error_of("a = 1\nnonsense\n"),
+            "c.toml:2: 'nonsense' is neither a table nor key = value");
+  EXPECT_EQ(error_of("[table\n"), "c.toml:1: a table without ']'");
+  EXPECT_EQ(error_of("a = \"open\n"), "c.toml:1: a string without its end");
+  EXPECT_EQ(error_of("a = [1,\n"), "c.toml:1: an array without its end");
+}
+
+}  // namespace
+}  // namespace locus::report
