@@ -9,10 +9,13 @@ JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 / 1.6e6); \
 TORCH_ARGS = $(if $(LOCUS_TORCH),"-DCMAKE_PREFIX_PATH=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/torch)")
 export LOCUS_TORCH
 
-.PHONY: build demo test check format setup install clean help
-.DEFAULT_GOAL := build
+.PHONY: program build demo test check format docs setup install clean help
+.DEFAULT_GOAL := program
 
-build: $(BUILD)/build.ninja ## build the program, build/locus (default)
+program: $(BUILD)/build.ninja ## build the program alone, build/locus (default)
+	@cmake --build $(BUILD) -j $(JOBS) --target locus_cli
+
+build: $(BUILD)/build.ninja ## build everything, the tests too
 	@cmake --build $(BUILD) -j $(JOBS)
 
 demo: ## everything: corpus, training (about 4 minutes), evaluation, samples, report
@@ -27,6 +30,9 @@ check: ## style and layer rules
 
 format: ## clang-format all sources in place
 	@tools/check_format.sh --fix
+
+docs: program ## write docs/reference/ anew, from what the program says
+	@tools/make_docs.sh $(BUILD)/locus
 
 setup: ## install what is missing: packages with apt-get, libtorch into .venv
 	@mkdir -p $(BUILD)
@@ -45,6 +51,6 @@ help: ## this list
 $(BUILD)/setup.stamp: tools/setup.sh
 	@$(MAKE) --no-print-directory setup
 
-# Ninja configures again by itself when a CMake file changes; another LOCUS_TORCH must be told.
-$(BUILD)/build.ninja: $(if $(LOCUS_TORCH),setup,| $(BUILD)/setup.stamp)
+# Ninja configures again by itself when a CMake file changes; LOCUS_TORCH and CMAKE_ARGS must be told.
+$(BUILD)/build.ninja: $(if $(LOCUS_TORCH)$(CMAKE_ARGS),setup,| $(BUILD)/setup.stamp)
 	@cmake -S . -B $(BUILD) -G Ninja $(TORCH_ARGS) $(CMAKE_ARGS)

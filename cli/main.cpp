@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <string>
@@ -20,6 +21,7 @@ namespace {
 
 constexpr int kInternalError = 1;
 constexpr int kWrongCommand = 2;
+constexpr int kBadFile = 3;
 
 void run(const locus::cli::Request& request) {
   locus::log::set_level(locus::log::parse_level(request.log_level));
@@ -58,6 +60,9 @@ int run_guarded(std::vector<std::string> arguments) {
   } catch (const locus::Error& error) {
     print_error("error", error.what());
     return error.exit_code();
+  } catch (const std::filesystem::filesystem_error& error) {
+    print_error("error", error.what());  // a path that cannot be looked at: no fault of ours
+    return kBadFile;
   } catch (const std::bad_alloc&) {
     print_error("error", "out of memory");
   } catch (const std::exception& error) {

@@ -101,7 +101,7 @@ CLI::Option* add(CLI::App& command, const OptionText& text, Target target, bool 
           // One value for each --name: the next word may be an argument. CLI11 splits "[a,b]"
           // otherwise.
           option->allow_extra_args(by_position && kIsList<T>);
-          if (text.commas) option->delimiter(',');
+          if (kIsList<T> && text.commas) option->delimiter(',');
           return describe(option, text, placeholder_of<T>());
         }
       },

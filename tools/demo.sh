@@ -49,14 +49,18 @@ prepare() {
     printf 'demo: %s is there already (rm -r %s makes it anew)\n' "$kData" "$kData"
     return
   fi
-  run "$kLocus" prepare --output "$kData" --vocab-size 4096 --max-bytes-per-domain 6000000 "${domains[@]}"
+  run "$kLocus" prepare --output "$kData" --vocab-size 4096 --max-bytes-per-domain 6000000 \
+    --valid-share 0.04 --test-share 0.04 --tokenizer-sample-bytes 8000000 "${domains[@]}"
 }
 
 is_finished() { grep -qsE '"reason": ?"finished"' "$kRun/metrics.jsonl"; }
 
 train() {
   local resume=()
-  if is_finished; then
+  if is_finished && [ ! -e "$kRun/report.html" ]; then
+    printf 'demo: the training of %s has finished already: going on with what follows it\n' "$kRun"
+    return
+  elif is_finished; then
     printf 'demo: the finished run %s moves to %s.previous\n' "$kRun" "$kRun"
     rm -rf "$kRun.previous"
     mv "$kRun" "$kRun.previous"
@@ -70,15 +74,21 @@ train() {
 }
 
 sample() {
+  rm -f "$kRun/samples.txt"  # generate appends
   run "$kLocus" generate --checkpoint "$kRun" --max-new-tokens 100 --temperature 0.8 \
     --prompt '#include <' --prompt 'def ' --prompt 'This program is free software' \
     --output "$kRun/samples.txt"
 }
 
 main() {
+  # One demo at a time; what it starts inherits the lock, so it holds until that has ended too.
+  mkdir -p runs
+  exec 9>runs/.demo.lock
+  flock -n 9 || { echo "demo: another make demo is at work in this folder" >&2; exit 1; }
+
   local cores minutes
   cores=$(nproc)
-  minutes=$((2 + 20 / cores))
+  minutes=$((2 + 10 / cores))
   cat <<TEXT
 Locus demo: a mixture-of-experts language model from raw text to a report on this machine ($cores cores).
   1 set-up    installs what is missing        under a second, or 1 to 6 minutes the first time
@@ -90,12 +100,7 @@ TEXT
   phase "1/7 set-up: packages and libtorch"
   make --no-print-directory setup
   phase "2/7 build"
-  make --no-print-directory build
-
-  # One demo at a time; the training inherits the lock, so it holds until that has ended too.
-  mkdir -p runs
-  exec 9>runs/.demo.lock
-  flock -n 9 || { echo "demo: another make demo is at work in this folder" >&2; exit 1; }
+  make --no-print-directory program
   trap 'explain_failure $?' ERR
 
   phase "3/7 corpus: headers, Python sources, manuals, documents, licences -> $kData"

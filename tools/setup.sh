@@ -195,6 +195,7 @@ install_torch() {
     "one to five minutes with a fast network"
   mkdir -p build
   make_venv
+  rm -f .venv/locus-torch.txt  # true again only when all of the below is done
   # The same version can be another build: what was asked for by name is installed over it.
   pip_install --no-deps ${LOCUS_TORCH:+--force-reinstall} "$torch_spec"
   install_dependencies
@@ -206,7 +207,7 @@ install_torch() {
 # With LOCUS_TORCH the wanted build is the one in .venv that was installed from the same words.
 wanted_is_installed() {
   [ -e .venv/locus-torch.txt ] && [ "$(cat .venv/locus-torch.txt)" = "$torch_spec" ] &&
-    [ -z "$(unresolved_libraries)" ]
+    [ -e "$(site_packages)/torch/lib/libtorch_cpu.so" ] && [ -z "$(unresolved_libraries)" ]
 }
 
 setup_torch() {

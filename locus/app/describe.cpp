@@ -7,6 +7,7 @@
 #include "locus/model/decoder.h"
 #include "locus/model/family.h"
 #include "locus/model/size.h"
+#include "locus/moe/router.h"
 
 namespace locus::app {
 namespace {
@@ -53,9 +54,10 @@ std::string describe_model(const RunConfig& config) {
   out += row("vocabulary, sequence", format("{}, {}", m.vocab_size, config.data.sequence_length));
   if (has_moe) {
     out += row("MoE layers", moe_layers_text(config));
-    out += row("experts, width, per token",
-               format("{}, {}, {}", config.moe.num_experts, config.moe.intermediate_size,
-                      model::experts_per_token(config.moe.router)));
+    out +=
+        row("experts, width, per token",
+            format("{}, {}, {}", config.moe.num_experts, config.moe.intermediate_size,
+                   moe::find_router(config.moe.router.type).experts_per_token(config.moe.router)));
     out += row("router", config.moe.router.type);
   }
   out += "parameters\n";

@@ -80,10 +80,12 @@ class Evaluator {
       what_ = options.text.front();
       return;
     }
-    const auto& config = loaded.config.data;
-    const auto& paths = !options.data.empty()   ? options.data
-                        : !config.valid.empty() ? config.valid
-                                                : config.train;
+    const auto paths =
+        !options.data.empty() ? options.data : split_paths(loaded.config.data, options.split);
+    if (paths.empty()) {
+      throw ConfigError("the data of the run has no {} split; name some with --data",
+                        options.split);
+    }
     source_ = open_data(paths, options.split, {}, loaded.config, *loaded.tokenizer);
     what_ = paths.front() + " (" + options.split + ")";
   }
@@ -120,6 +122,9 @@ void eval(const EvalOptions& options, std::ostream& out) {
   if (!options.text.empty() && !options.data.empty()) {
     throw ConfigError("give either prepared data or raw text, not both");
   }
+  if (options.batch_size < 1) {
+    throw ConfigError("--batch-size {} must be 1 or more", options.batch_size);
+  }
   watch_signals();
   LoadedModel loaded = load_model(options.checkpoint, options.dtype, options.num_threads);
   if (options.sequence_length > 0) loaded.config.data.sequence_length = options.sequence_length;
@@ -146,7 +151,9 @@ void eval(const EvalOptions& options, std::ostream& out) {
     out << "the same with the training rule, which looks at later tokens:\n"
         << score_row("all (leaks)", leaking.total);
   }
-  if (!options.output.empty()) write_file_atomic(options.output, record.dump(2) + "\n");
+  if (!options.output.empty())
+    write_file_atomic(options.output,
+                      record.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace locus::app

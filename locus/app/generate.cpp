@@ -65,8 +65,8 @@ void append_to_file(const std::string& path, const std::string& text) {
 }  // namespace
 
 void generate(const GenerateOptions& options, std::ostream& out) {
-  watch_signals();
   const std::vector<std::string> prompts = read_prompts(options);
+  watch_signals();  // not before: a signal has to end the waiting for input
   if (options.stream && prompts.size() != 1) {
     throw ConfigError("--stream prints one text as it comes; there are {} prompts", prompts.size());
   }

@@ -132,6 +132,13 @@ void check_data(const data::DataConfig& data, Problems& out) {
              "data.train_weights are all 0");
 }
 
+bool is_device(const std::string& name) {
+  if (name == "cpu" || name == "cuda") return true;
+  const std::string index = name.starts_with("cuda:") ? name.substr(5) : "";
+  return !index.empty() && index.size() < 4 &&
+         std::all_of(index.begin(), index.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
 void check_training(const RunConfig& config, Problems& out) {
   const train::TrainConfig& train = config.train;
   out.add_if(train.output_dir.empty(), "train.output_dir must name a folder");
@@ -143,11 +150,12 @@ void check_training(const RunConfig& config, Problems& out) {
              "train.global_batch_size = {} is not a multiple of train.micro_batch_size = {}",
              train.global_batch_size, train.micro_batch_size);
   out.one_of("train.dtype", train.dtype, {"float32", "bfloat16"});
-  out.add_if(train.device != "cpu" && train.device != "cuda" && !train.device.starts_with("cuda:"),
+  out.add_if(!is_device(train.device),
              "train.device = \"{}\" is not a device; cpu, cuda or cuda:<n>", train.device);
   out.not_negative("train.seed", static_cast<double>(train.seed));
   out.not_negative("train.clip_grad", train.clip_grad);
-  out.not_negative("train.num_threads", static_cast<double>(train.num_threads));
+  out.add_if(train.num_threads < 0 || train.num_threads > 4096,
+             "train.num_threads = {} must be 0 (one a core) to 4096", train.num_threads);
   out.add_if(train.loss_spike_factor != 0 && !(train.loss_spike_factor > 1),
              "train.loss_spike_factor = {} must be over 1, or 0 for no guard",
              train.loss_spike_factor);
@@ -171,6 +179,7 @@ void check_training(const RunConfig& config, Problems& out) {
   out.positive("checkpoint.max_shard_bytes", config.checkpoint.max_shard_bytes);
   out.positive("log.interval", config.log.interval);
   out.positive("log.router_interval", config.log.router_interval);
+  out.positive("log.domain_interval", config.log.domain_interval);
   out.not_negative("eval.interval", static_cast<double>(config.eval.interval));
   out.not_negative("eval.max_batches", static_cast<double>(config.eval.max_batches));
   out.positive("eval.batch_size", config.eval.batch_size);

@@ -1,6 +1,7 @@
 #include "locus/app/run_folder.h"
 
 #include "locus/base/error.h"
+#include "locus/train/checkpoint.h"
 
 namespace locus::app {
 
@@ -14,7 +15,8 @@ RunFolder::RunFolder(const fs::path& path, bool resume) : path_(path) {
     throw ConfigError("train.output_dir = \"{}\" is in use by another process ({})", path.string(),
                       holder.empty() ? "unknown" : holder);
   }
-  if (!resume && fs::exists(path / "metrics.jsonl")) {
+  if (!resume &&
+      (fs::exists(path / "metrics.jsonl") || !train::list_checkpoints(checkpoints()).empty())) {
     throw ConfigError(
         "train.output_dir = \"{}\" holds a run already; continue it with --resume, or name another "
         "folder",

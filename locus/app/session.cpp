@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <thread>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/hash.h"
+#include "locus/base/thread_pool.h"
 #include "locus/data/dataset_info.h"
 #include "locus/data/indexed_dataset.h"
 
@@ -38,8 +38,7 @@ void check_tokenizer(const std::string& path, const std::string& hash) {
 }  // namespace
 
 void set_threads(int64_t num_threads) {
-  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  at::set_num_threads(static_cast<int>(num_threads > 0 ? num_threads : cores));
+  at::set_num_threads(static_cast<int>(num_threads > 0 ? num_threads : ThreadPool::num_cores()));
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // we read only what we wrote
 }
@@ -87,6 +86,15 @@ std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::strin
                     source->vocab_size(), config.model.vocab_size);
   }
   return source;
+}
+
+std::vector<std::string> split_paths(const data::DataConfig& config, const std::string& split) {
+  if (split == "valid" && !config.valid.empty()) return config.valid;
+  std::vector<std::string> paths;
+  for (const std::string& path : config.train) {
+    if (fs::exists(fs::path(path) / (split + ".idx"))) paths.push_back(path);
+  }
+  return paths;
 }
 
 std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int64_t vocab_size) {

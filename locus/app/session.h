@@ -34,6 +34,10 @@ std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::strin
                                                     const RunConfig& config,
                                                     const data::Tokenizer& tokenizer);
 
+// Where a split of the run's data lies: data.valid for "valid" if it is set, else the folders of
+// data.train that have this split. Bare Megatron prefixes have none.
+std::vector<std::string> split_paths(const data::DataConfig& config, const std::string& split);
+
 // How often each token id occurs in the training data (a sample of at most 4M tokens, evenly
 // spread).
 std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int64_t vocab_size);

@@ -18,9 +18,11 @@
 #include "locus/base/log.h"
 #include "locus/base/progress.h"
 #include "locus/base/signals.h"
+#include "locus/base/toml.h"
 #include "locus/base/version.h"
 #include "locus/eval/perplexity.h"
 #include "locus/model/size.h"
+#include "locus/moe/router.h"
 #include "locus/train/machine.h"
 #include "locus/train/trainer.h"
 
@@ -54,11 +56,13 @@ train::MetricObject scores(const eval::Score& score) {
 // Everything of a run that lives as long as the run.
 class TrainSession {
  public:
-  TrainSession(RunConfig config, bool resume);
+  // model.vocab_size is settled already.
+  TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer, bool resume);
   void run(std::ostream& out);
 
  private:
   void load_checkpoint();
+  void check_continuation(const train::CheckpointRef& checkpoint);
   void write_run_line(double peak_flops);
   void evaluate(int64_t step);
   train::TrainerSettings settings(double peak_flops);
@@ -75,21 +79,17 @@ class TrainSession {
   std::vector<int32_t> bytes_per_token_;
 };
 
-TrainSession::TrainSession(RunConfig config, bool resume)
+TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer,
+                           bool resume)
     : config_(std::move(config)),
-      tokenizer_(data::load_tokenizer(tokenizer_path(config_.data))),
-      folder_((settle_vocabulary(config_, *tokenizer_, tokenizer_path(config_.data)),
-               config_.train.output_dir),
-              resume) {
+      tokenizer_(std::move(tokenizer)),
+      folder_(config_.train.output_dir, resume) {
   train_data_ =
       open_data(config_.data.train, "train", config_.data.train_weights, config_, *tokenizer_);
   train_data_->check_trainable();
-  const bool own_valid = !config_.data.valid.empty();
-  const auto valid = own_valid ? config_.data.valid : config_.data.train;
-  if (own_valid || fs::exists(fs::path(valid.front()) / "valid.idx")) {
-    valid_data_ = open_data(valid, "valid", {}, config_, *tokenizer_);
-    if (valid_data_->num_evaluation_sequences() == 0) valid_data_ = nullptr;
-  }
+  const std::vector<std::string> valid = split_paths(config_.data, "valid");
+  if (!valid.empty()) valid_data_ = open_data(valid, "valid", {}, config_, *tokenizer_);
+  if (valid_data_ && valid_data_->num_evaluation_sequences() == 0) valid_data_ = nullptr;
   if (!valid_data_) log::warning("there is no validation data: no evaluation during training");
   bytes_per_token_ = eval::bytes_per_token(*tokenizer_);
 
@@ -97,7 +97,8 @@ TrainSession::TrainSession(RunConfig config, bool resume)
   set_threads(config_.train.num_threads);
   const at::Device device = parse_device(config_.train.device);
   model::DecoderConfig shape = decoder_config(config_);
-  if (config_.moe.num_experts > 0 && config_.moe.router.type == "hash") {
+  if (config_.moe.num_experts > 0 &&
+      moe::find_router(config_.moe.router.type).needs_token_frequency) {
     shape.token_frequency = token_frequency(config_.data.train, config_.model.vocab_size);
   }
   decoder_ = std::make_shared<model::Decoder>(shape);
@@ -111,14 +112,41 @@ TrainSession::TrainSession(RunConfig config, bool resume)
 void TrainSession::load_checkpoint() {
   const auto found = train::newest_intact(folder_.checkpoints());
   if (!found) {
+    if (!train::list_checkpoints(folder_.checkpoints()).empty()) {
+      throw DataError(
+          "{}: not one of its checkpoints is intact; move the folder away to begin anew",
+          folder_.checkpoints().string());
+    }
     log::info("{} has no checkpoint: training starts from the beginning", folder_.path().string());
     return;
   }
+  check_continuation(*found);
+  write_file_atomic(folder_.checkpoints() / "latest", found->path.filename().string() + "\n");
   train::load_model(*found, *decoder_);
   train::load_optimizer(*found, *optimizer_);
   state_ = train::load_trainer_state(*found);
   resumed_step_ = state_.step;
   log::info("continuing from {} (step {})", found->path.string(), state_.step);
+}
+
+// What a resumed run must have in common with its past, and what had better be equal.
+void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
+  if (read_file(checkpoint.path / "tokenizer.model") != tokenizer_->serialized()) {
+    throw DataError("{}: was trained with another tokenizer than {}", checkpoint.path.string(),
+                    tokenizer_path(config_.data));
+  }
+  const std::string file = (checkpoint.path / "config.toml").string();
+  RunConfig past = parse_run_config(file, read_file(file), {});
+  const Fields before = past.fields();
+  const Fields now = config_.fields();
+  for (size_t i = 0; i < now.size(); ++i) {
+    const std::string& key = now[i].path;
+    const bool orders_data = (key.starts_with("data.") && key != "data.prefetch") ||
+                             key == "train.seed" || key == "train.global_batch_size";
+    if (!orders_data || locus::to_toml(now[i].value) == locus::to_toml(before[i].value)) continue;
+    log::warning("{} was {} and is {}: the order of the data changes at this step", key,
+                 locus::to_toml(before[i].value), locus::to_toml(now[i].value));
+  }
 }
 
 void TrainSession::write_run_line(double peak_flops) {
@@ -231,7 +259,10 @@ void train(const TrainOptions& options, std::ostream& out) {
   validate(config);
   if (options.dry_run) return dry_run(std::move(config), out);
   watch_signals();
-  TrainSession(std::move(config), options.resume).run(out);
+  const std::string path = tokenizer_path(config.data);
+  auto tokenizer = data::load_tokenizer(path);
+  settle_vocabulary(config, *tokenizer, path);
+  TrainSession(std::move(config), std::move(tokenizer), options.resume).run(out);
 }
 
 }  // namespace locus::app

@@ -150,10 +150,11 @@ std::unique_ptr<FileLock> FileLock::try_acquire(const fs::path& path) {
     if (code == EWOULDBLOCK) return nullptr;
     fail(path, "cannot be locked", code);
   }
+  std::unique_ptr<FileLock> lock(new FileLock(descriptor));  // closes it should writing fail
   const std::string holder = std::to_string(::getpid()) + "\n";
   if (::ftruncate(descriptor, 0) != 0) fail(path, "cannot be truncated");
   write_fully(descriptor, holder.data(), holder.size(), path);
-  return std::unique_ptr<FileLock>(new FileLock(descriptor));
+  return lock;
 }
 
 FileLock::~FileLock() { ::close(descriptor_); }

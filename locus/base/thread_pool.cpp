@@ -20,10 +20,17 @@ ThreadPool::ThreadPool(int64_t num_threads) {
   LOCUS_CHECK(num_threads >= 0, "got {} threads", num_threads);
   if (num_threads == 0) num_threads = num_cores();
   threads_.reserve(static_cast<size_t>(num_threads));
-  for (int64_t i = 0; i < num_threads; ++i) threads_.emplace_back([this] { work(); });
+  try {
+    for (int64_t i = 0; i < num_threads; ++i) threads_.emplace_back([this] { work(); });
+  } catch (...) {
+    stop();  // no destructor runs, and a thread that is not joined ends the process
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::deque<std::function<void()>> dropped;  // outlives the lock: its tasks may own anything
     const std::lock_guard lock(mutex_);

@@ -17,7 +17,7 @@ namespace locus {
 
 class ThreadPool {
  public:
-  // 0: one for each core.
+  // 0: one for each core. std::system_error when the system gives no more threads.
   explicit ThreadPool(int64_t num_threads);
   // Drops the tasks that no thread has begun and waits for the others. The futures of dropped tasks
   // throw std::future_error.
@@ -45,6 +45,7 @@ class ThreadPool {
  private:
   void enqueue(std::function<void()> task);
   void work();
+  void stop();
 
   std::mutex mutex_;
   std::condition_variable ready_;

@@ -107,7 +107,7 @@ DatasetInfo parse_dataset_info(std::string_view source, std::string_view text) {
   Json document;
   try {
     document = Json::parse(text);
-  } catch (const Json::parse_error& error) {
+  } catch (const Json::exception& error) {  // also for a number that is out of range
     throw DataError("{}: is no valid JSON: {}", source, error.what());
   }
   const Node root(source, "", document);

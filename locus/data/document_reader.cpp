@@ -2,6 +2,8 @@
 
 #include "locus/base/error.h"
 #include "locus/base/log.h"
+#include "locus/base/signals.h"
+#include "locus/data/dataset_format.h"
 #include "locus/data/file_readers.h"
 
 namespace locus::data {
@@ -10,6 +12,9 @@ namespace {
 bool is_blank(const std::string& text) {
   return text.find_first_not_of(" \t\r\n\v\f") == std::string::npos;
 }
+
+// All documents of the file belong to file.domain.
+bool has_one_domain(const InputFile& file) { return !file.jsonl || file.domain_given; }
 
 }  // namespace
 
@@ -22,30 +27,46 @@ DocumentReader::DocumentReader(const std::vector<InputSpec>& inputs, const Reade
 
 bool DocumentReader::next(Document* document) {
   while (file_ != nullptr || open_next()) {
+    // Here, for a file may go on for long without a document that is wanted.
+    if (const int signal = received_signal(); signal != 0) throw Interrupted(signal);
     if (!read_open_file(document)) {
-      closed_file_bytes_ += list_.files[next_file_ - 1].size_bytes;
-      file_.reset();
+      close_file();
     } else if (is_blank(document->text)) {
       ++counts_.blank;
     } else if (is_full(document->domain)) {
       ++counts_.over_limit;
+      if (has_one_domain(list_.files[next_file_ - 1])) close_file();
     } else {
-      const auto num_bytes = static_cast<int64_t>(document->text.size());
-      ++counts_.documents;
-      counts_.bytes += num_bytes;
-      bytes_by_domain_[document->domain] += num_bytes;
+      count(*document);
       return true;
     }
   }
   return false;
 }
 
+void DocumentReader::count(const Document& document) {
+  const auto num_bytes = static_cast<int64_t>(document.text.size());
+  ++counts_.documents;
+  counts_.bytes += num_bytes;
+  bytes_by_domain_[document.domain] += num_bytes;
+  if (bytes_by_domain_.size() > kMaxDomains) {
+    throw DataError(
+        "more than {} domains: the `domain` key of the JSONL seems to hold something else; name a "
+        "domain of your own with domain=path",
+        kMaxDomains);
+  }
+}
+
+void DocumentReader::close_file() {
+  closed_file_bytes_ += list_.files[next_file_ - 1].size_bytes;
+  file_.reset();
+}
+
 // Opens the next file that can be opened and is wanted; false behind the last one.
 bool DocumentReader::open_next() {
   while (next_file_ < list_.files.size()) {
     const InputFile& file = list_.files[next_file_++];
-    const bool may_have_other_domains = file.jsonl && !file.domain_given;
-    if (!may_have_other_domains && is_full(file.domain)) {
+    if (has_one_domain(file) && is_full(file.domain)) {
       ++counts_.over_limit;
       closed_file_bytes_ += file.size_bytes;
       continue;

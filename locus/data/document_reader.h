@@ -45,8 +45,9 @@ struct ReaderCounts {
   int64_t binary = 0;        // walked files
   int64_t invalid_utf8 = 0;  // walked files
   int64_t unreadable = 0;    // walked files and folders
-  int64_t over_limit = 0;    // documents and files left out by max_bytes_per_domain
-  int64_t cut = 0;           // files longer than max_document_bytes
+  // Documents, files and rests of files left out by max_bytes_per_domain.
+  int64_t over_limit = 0;
+  int64_t cut = 0;  // files longer than max_document_bytes
 };
 
 // The documents of one file, from first to last. For document_reader.cpp and its kinds of files.
@@ -62,7 +63,8 @@ class DocumentReader {
  public:
   DocumentReader(const std::vector<InputSpec>& inputs, const ReaderOptions& options);
 
-  // False behind the last document.
+  // False behind the last document. Interrupted when received_signal() says so; DataError for more
+  // domains than a dataset can have.
   bool next(Document* document);
 
   const ReaderCounts& counts() const { return counts_; }
@@ -72,6 +74,8 @@ class DocumentReader {
  private:
   bool open_next();
   bool read_open_file(Document* document);
+  void count(const Document& document);
+  void close_file();
   bool is_full(const std::string& domain) const;
 
   const ReaderOptions options_;

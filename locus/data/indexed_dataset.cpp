@@ -7,6 +7,7 @@
 #include "locus/base/error.h"
 #include "locus/data/byte_io.h"
 #include "locus/data/dataset_format.h"
+#include "locus/data/utf8.h"
 
 namespace locus::data {
 namespace {
@@ -211,6 +212,9 @@ void IndexedDataset::open_domains(const std::string& path) {
     const auto length = load_unaligned<uint32_t>(take(4, "the domain names"));
     const auto* name = reinterpret_cast<const char*>(take(length, "the domain names"));
     domain_names_.emplace_back(name, length);
+    if (valid_utf8_prefix(domain_names_.back()) < length) {
+      throw DataError("{}: the name of domain {} is no valid UTF-8", path, i);
+    }
   }
   if (rest.size() != documents * 2) {
     throw DataError("{}: {} bytes are left for the domains of {} documents, which take {}", path,

@@ -143,6 +143,11 @@ class JsonlFile final : public FileReader {
   }
 
   void parse(std::string_view line, Document* document) {
+    // The parser takes NUL for the end of its input.
+    if (const size_t nul = line.find('\0'); nul != std::string_view::npos) {
+      throw DataError("{}:{}: column {} is NUL, which no JSON holds", file_.path.string(),
+                      line_number_, nul + 1);
+    }
     RecordHandler record;
     const bool parsed = nlohmann::json::sax_parse(line, &record);
     if (parsed && !record.text) record.problem = "has no string \"text\"";

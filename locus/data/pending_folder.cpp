@@ -1,8 +1,10 @@
 #include "locus/data/pending_folder.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -35,6 +37,29 @@ std::optional<std::string> suffix_of_ours(std::string name, const fs::path& targ
   return name.substr(num_digits);
 }
 
+// The lock goes last: a kill in between leaves a folder that is still known as ours.
+void remove_unfinished(const fs::path& folder) {
+  std::error_code code;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+    if (it->path().filename() != kLockName) remove_tree(it->path());
+  }
+  remove_tree(folder);
+}
+
+// A living process holds its lock.
+bool is_in_use(const fs::path& folder) {
+  std::error_code absent;
+  return fs::exists(folder / kLockName, absent) &&
+         FileLock::try_acquire(folder / kLockName) == nullptr;
+}
+
+// Both names change their folders at once; false where the system cannot do that.
+bool exchange(const fs::path& a, const fs::path& b) {
+  if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) != 0) return false;
+  sync_path(b.parent_path());
+  return true;
+}
+
 }  // namespace
 
 PendingFolder::PendingFolder(const fs::path& target)
@@ -54,9 +79,11 @@ PendingFolder::PendingFolder(const fs::path& target)
 
 PendingFolder::~PendingFolder() {
   if (lock_ == nullptr) return;
-  std::error_code code;
-  fs::remove_all(temporary_, code);
-  if (code) log::warning("{}: cannot be removed: {}", temporary_.string(), code.message());
+  try {
+    remove_unfinished(temporary_);
+  } catch (const DataError& error) {
+    log::warning("{}", error.what());
+  }
 }
 
 void PendingFolder::clean_up() const {
@@ -69,16 +96,19 @@ void PendingFolder::clean_up() const {
     std::error_code absent;
     if (suffix == "" && fs::exists(entry.path() / kLockName, absent)) {
       unfinished.push_back(entry.path());
+    } else if (suffix == "" && entry.is_directory(absent)) {
+      ::rmdir(entry.path().c_str());  // killed before its lock was there, or not ours: not empty
     }
     if (suffix == kReplaced) replaced.push_back(entry.path());
   }
   if (code) throw DataError("{}: cannot be read: {}", parent.string(), code.message());
   for (const fs::path& folder : unfinished) {
-    if (FileLock::try_acquire(folder / kLockName) == nullptr) continue;
+    if (is_in_use(folder)) continue;
     log::info("removing {}, left by a process that has ended", folder.string());
-    remove_tree(folder);
+    remove_unfinished(folder);
   }
   for (const fs::path& folder : replaced) {
+    if (is_in_use(folder)) continue;
     if (fs::exists(target_)) {
       remove_tree(folder);
     } else {
@@ -90,19 +120,32 @@ void PendingFolder::clean_up() const {
 
 void PendingFolder::commit() {
   LOCUS_CHECK(lock_ != nullptr, "committed twice");
-  remove_tree(temporary_ / kLockName);
   sync_path(temporary_);
   const fs::path old = temporary_.string() + std::string(kReplaced);
   const bool replaces = fs::exists(target_);
-  if (replaces) rename_durable(target_, old);
+  if (replaces) {
+    replace(old);
+  } else {
+    rename_durable(temporary_, target_);
+  }
+  // Not before: without it nobody could tell that the temporary folder was left by a dead process.
+  remove_tree(target_ / kLockName);
+  lock_.reset();
+  if (replaces) remove_tree(old);
+}
+
+void PendingFolder::replace(const fs::path& old) const {
+  // Exchanged under the name `old`, at any moment a folder of that name is one to remove.
+  rename_durable(temporary_, old);
+  if (exchange(old, target_)) return;
+  rename_durable(old, temporary_);
+  rename_durable(target_, old);
   try {
     rename_durable(temporary_, target_);
   } catch (const DataError&) {
-    if (replaces) rename_durable(old, target_);
+    rename_durable(old, target_);
     throw;
   }
-  lock_.reset();
-  if (replaces) remove_tree(old);
 }
 
 }  // namespace locus::data

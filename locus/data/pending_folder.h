@@ -24,12 +24,15 @@ class PendingFolder {
 
   const fs::path& path() const { return temporary_; }
 
-  // Gives the folder its name, on the disk as well. What was there is put aside as
-  // <name>.tmp-<process id>.replaced first and removed last; if renaming fails it is put back.
+  // Gives the folder its name, on the disk as well. What was there changes names with it at once
+  // and is removed as <name>.tmp-<process id>.replaced; where the file system cannot exchange
+  // names, it is put aside under that name first, and put back if renaming fails. A kill in between
+  // leaves nothing that the next PendingFolder of that name does not clean up.
   void commit();
 
  private:
   void clean_up() const;
+  void replace(const fs::path& old) const;
 
   fs::path target_;
   fs::path temporary_;

@@ -2,8 +2,8 @@
 
 #include <array>
 #include <chrono>
-#include <limits>
 #include <memory>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
@@ -45,26 +45,26 @@ void check_numbers(const PrepareConfig& config, std::vector<std::string>* proble
     if (value < least)
       problems->push_back(format("{} = {}: must be at least {}", key, value, least));
   };
+  const auto at_most = [problems](const char* key, int64_t value, int64_t most) {
+    if (value > most) problems->push_back(format("{} = {}: must be at most {}", key, value, most));
+  };
   const auto share = [problems](const char* key, double value) {
     if (!(value >= 0 && value < 1)) {
       problems->push_back(format("{} = {}: must be at least 0 and below 1", key, value));
     }
   };
   at_least("vocab_size", config.vocab_size, 1);
+  at_most("vocab_size", config.vocab_size, 1 << 20);
   at_least("tokenizer_sample_bytes", config.tokenizer_sample_bytes, 1 << 10);
   at_least("max_document_bytes", config.max_document_bytes, 1 << 10);
   at_least("max_bytes_per_domain", config.max_bytes_per_domain, 0);
   at_least("num_threads", config.num_threads, 0);
+  at_most("num_threads", config.num_threads, 4096);
   share("valid_share", config.valid_share);
   share("test_share", config.test_share);
   if (config.valid_share + config.test_share >= 1) {
     problems->push_back(format("valid_share + test_share = {}: nothing is left to train on",
                                config.valid_share + config.test_share));
-  }
-  constexpr int64_t kMaxVocabSize = 1 << 20;
-  if (config.vocab_size > kMaxVocabSize) {
-    problems->push_back(
-        format("vocab_size = {}: must be at most {}", config.vocab_size, kMaxVocabSize));
   }
 }
 
@@ -126,8 +126,35 @@ std::vector<InputSpec> parse_inputs(const PrepareConfig& config) {
           "it; name a folder outside",
           config.output, input);
     }
+    if (is_inside(specs.back().path, config.output)) {
+      throw ConfigError(
+          "output = \"{}\": the input \"{}\" lies inside it and would be removed when it is "
+          "replaced; name a folder beside",
+          config.output, input);
+    }
   }
   return specs;
+}
+
+// Nothing that came from elsewhere is removed with a dataset.
+void check_replaced(const fs::path& output) {
+  std::error_code code;
+  if (!fs::exists(output, code)) return;
+  std::set<std::string> known{".lock", "dataset.json", DatasetInfo().tokenizer};
+  for (const char* split : kSplits) {
+    for (const char* suffix : {".bin", ".idx", ".domains"})
+      known.insert(format("{}{}", split, suffix));
+  }
+  for (fs::directory_iterator it(output, code), end; !code && it != end; it.increment(code)) {
+    const std::string name = it->path().filename().string();
+    std::error_code absent;
+    if (known.contains(name) && !it->is_directory(absent)) continue;
+    throw ConfigError(
+        "output = \"{}\": holds \"{}\", which is no part of the dataset that is to be replaced; "
+        "move it away or name another folder",
+        output.string(), name);
+  }
+  if (code) throw DataError("{}: cannot be read: {}", output.string(), code.message());
 }
 
 [[noreturn]] void fail_without_documents(const ReaderCounts& counts) {
@@ -141,7 +168,7 @@ ReaderOptions reader_options(const PrepareConfig& config) {
           .extensions = config.extensions};
 }
 
-// Reads all documents into `use`, with a progress bar and an ear for signals.
+// Reads all documents into `use`, with a progress bar.
 template <class Use>
 ReaderCounts read_documents(const PrepareConfig& config, const std::vector<InputSpec>& specs,
                             const char* what, ProgressBar::Style style, Use use) {
@@ -157,7 +184,6 @@ ReaderCounts read_documents(const PrepareConfig& config, const std::vector<Input
                       mb / std::max(watch.seconds(), 1e-9)));
   };
   while (reader.next(&document)) {
-    throw_if_interrupted();
     use(std::move(document));
     show();
   }
@@ -236,17 +262,7 @@ class DatasetBuilder {
   int32_t domain_index(const std::string& name) {
     std::vector<std::string>& domains = result_->info.domains;
     const auto [found, is_new] = domain_indices_.try_emplace(name, domains.size());
-    if (is_new) {
-      // Batches carry domains as int16.
-      constexpr size_t kMaxDomains = std::numeric_limits<int16_t>::max();
-      if (domains.size() >= kMaxDomains) {
-        throw DataError(
-            "more than {} domains: the `domain` key of the JSONL seems to hold something "
-            "else; name a domain of your own with domain=path",
-            kMaxDomains);
-      }
-      domains.push_back(name);
-    }
+    if (is_new) domains.push_back(name);
     return static_cast<int32_t>(found->second);
   }
 
@@ -307,6 +323,7 @@ TextCounts PrepareResult::total() const {
 PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) {
   check(config);
   const std::vector<InputSpec> specs = parse_inputs(config);
+  check_replaced(config.output);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!config.tokenizer.empty()) tokenizer = load_tokenizer(config.tokenizer);
   PendingFolder folder(config.output);  // before the long work: is the place writable?

@@ -69,6 +69,7 @@ class TextFile final : public FileReader {
     if (head.starts_with(kByteOrderMark)) {
       buffer_.erase(0, kByteOrderMark.size());
       offset_ = kByteOrderMark.size();
+      fill();  // the mark took the place of text
     }
   }
 

@@ -265,15 +265,6 @@ double rate(int64_t count, double seconds) {
 
 }  // namespace
 
-const char* finish_reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kEod: return "eod";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kStop: return "stop";
-  }
-  return "";
-}
-
 double GenerationReport::prompt_tokens_per_s() const { return rate(prompt_tokens, prompt_s); }
 
 double GenerationReport::generated_tokens_per_s() const {

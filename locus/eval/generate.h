@@ -32,7 +32,6 @@ enum class FinishReason {
   kLength,  // max_new_tokens, or the end of the model's context
   kStop,    // a stop string
 };
-const char* finish_reason_name(FinishReason reason);  // "eod", "length", "stop"
 
 struct Generation {
   std::vector<int32_t> ids;  // the new tokens without an end-of-document token

@@ -51,8 +51,7 @@ class Evaluator {
         scores_(domain_names.size() + 1) {}
 
   void add(const data::Batch& batch) {
-    check_ids(batch.input_ids);
-    check_ids(batch.labels);
+    model::check_ids(batch, model_.output_weight().size(0));
     const at::Device device = model_.output_weight().device();
     const model::BatchTensors tensors = model::to_tensors(batch, device);
     const at::Tensor hidden_TD = model_.forward(tensors.input).hidden_TD;
@@ -77,16 +76,6 @@ class Evaluator {
   }
 
  private:
-  void check_ids(const std::vector<int32_t>& ids) const {
-    const int64_t vocab_size = model_.output_weight().size(0);
-    const auto largest = std::max_element(ids.begin(), ids.end());
-    if (largest == ids.end() || *largest < vocab_size) return;
-    throw DataError(
-        "the evaluation data holds token id {}, but the model's vocabulary ends at {}: "
-        "they do not have the same tokenizer",
-        *largest, vocab_size - 1);
-  }
-
   void add_tokens(const data::Batch& batch, const at::Tensor& loss_T, const at::Tensor& correct_T) {
     const double* loss = loss_T.const_data_ptr<double>();
     const bool* correct = correct_T.const_data_ptr<bool>();

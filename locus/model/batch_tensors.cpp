@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
+#include "locus/base/error.h"
+
 namespace locus::model {
 namespace {
 
@@ -13,6 +17,18 @@ at::Tensor to_int64(const std::vector<T>& values, std::vector<int64_t> shape, at
 }
 
 }  // namespace
+
+void check_ids(const data::Batch& batch, int64_t vocab_size) {
+  for (const std::vector<int32_t>* ids : {&batch.input_ids, &batch.labels}) {
+    const auto largest = std::max_element(ids->begin(), ids->end());
+    if (largest == ids->end() || *largest < vocab_size) continue;
+    throw DataError(
+        "the data holds token id {}, but the model's vocabulary ends at {}: they do not have the "
+        "same "
+        "tokenizer",
+        *largest, vocab_size - 1);
+  }
+}
 
 BatchTensors to_tensors(const data::Batch& batch, at::Device device, int64_t step) {
   const std::vector<int64_t> shape{batch.num_sequences, batch.sequence_length};

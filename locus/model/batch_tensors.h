@@ -14,6 +14,9 @@ struct BatchTensors {
   at::Tensor labels_T;
 };
 
+// DataError if the batch holds a token that the vocabulary does not have.
+void check_ids(const data::Batch& batch, int64_t vocab_size);
+
 BatchTensors to_tensors(const data::Batch& batch, at::Device device, int64_t step = 0);
 
 }  // namespace locus::model

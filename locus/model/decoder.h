@@ -62,9 +62,9 @@ class Decoder : public torch::nn::Module {
   explicit Decoder(const DecoderConfig& config);
 
   DecoderOutput forward(const DecoderInput& input);
-  // New tokens after those in the cache, which grows by S. Row b's first new token has position
-  // lengths[b]. `num_new` [B]: how many of the row's S tokens are real, the rest is padding at the
-  // end.
+  // New tokens after those in the cache, which grows by num_new[b]. Row b's first new token has
+  // position lengths[b]. `num_new` [B]: how many of the row's S tokens are real, the rest is
+  // padding at the end.
   at::Tensor forward_cached(const at::Tensor& input_ids_BS, DecoderCache& cache,
                             const std::vector<int64_t>& num_new);
   DecoderCache make_cache(int64_t batch_size, int64_t capacity) const;

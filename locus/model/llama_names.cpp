@@ -1,6 +1,7 @@
 #include "locus/model/llama_names.h"
 
 #include "locus/model/decoder.h"
+#include "locus/moe/router.h"
 
 namespace locus::model {
 namespace {
@@ -51,7 +52,8 @@ void add_feed_forward(Slices& out, const ModelConfig& model, int64_t width, cons
 
 void add_moe(Slices& out, const ModelConfig& model, const moe::MoeConfig& moe,
              const std::string& name, const std::string& ours, const LlamaNames& names) {
-  if (moe.router.type != "hash") out.push_back({name + ".gate.weight", ours + ".router.weight"});
+  if (moe::find_router(moe.router.type).has_gate)
+    out.push_back({name + ".gate.weight", ours + ".router.weight"});
   for (int64_t e = 0; e < moe.num_experts; ++e) {
     add_feed_forward(out, model, moe.intermediate_size, name + ".experts." + std::to_string(e),
                      ours + ".experts", e, names);

@@ -3,15 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "locus/model/decoder.h"
+#include "locus/moe/router.h"
+
 namespace locus::model {
 namespace {
-
-bool has_experts(const moe::MoeConfig& moe, int64_t layer) {
-  if (moe.num_experts == 0) return false;
-  if (!moe.layers.empty())
-    return std::find(moe.layers.begin(), moe.layers.end(), layer) != moe.layers.end();
-  return (layer + 1) % moe.layer_freq == 0;
-}
 
 int64_t up_rows(const ModelConfig& model, int64_t width) {
   return model.hidden_act == "swiglu" ? 2 * width : width;
@@ -34,20 +30,11 @@ int64_t attention_size(const ModelConfig& model) {
   return size;
 }
 
-bool router_has_gate(const moe::RouterConfig& router) { return router.type != "hash"; }
-
 }  // namespace
-
-double experts_per_token(const moe::RouterConfig& config) {
-  if (config.type == "switch") return 1;
-  if (config.type == "gshard") return 2;
-  if (config.type == "expert_choice")
-    return config.capacity_factor > 0 ? config.capacity_factor : 2;
-  return static_cast<double>(config.top_k);
-}
 
 ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe) {
   ParameterCount count;
+  const moe::RouterEntry& router = moe::find_router(moe.router.type);
   const int64_t norm_size = model.hidden_size * (model.norm_type == "layernorm" ? 2 : 1);
   count.embedding = model.vocab_size * model.hidden_size;
   if (model.position_embedding_type == "learned") {
@@ -57,15 +44,15 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
   count.norms = norm_size * (2 * model.num_hidden_layers + 1);
   count.attention = attention_size(model) * model.num_hidden_layers;
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
-    if (!has_experts(moe, i)) {
+    if (!is_moe_layer(moe, i)) {
       count.dense_mlp += feed_forward_size(model, model.intermediate_size);
       continue;
     }
     const int64_t expert = feed_forward_size(model, moe.intermediate_size);
     count.experts += expert * moe.num_experts;
     count.active_experts += static_cast<int64_t>(
-        std::llround(static_cast<double>(expert) * experts_per_token(moe.router)));
-    if (router_has_gate(moe.router)) count.routers += moe.num_experts * model.hidden_size;
+        std::llround(static_cast<double>(expert) * router.experts_per_token(moe.router)));
+    if (router.has_gate) count.routers += moe.num_experts * model.hidden_size;
     if (moe.shared_expert_intermediate_size > 0) {
       count.shared_experts += feed_forward_size(model, moe.shared_expert_intermediate_size);
       if (moe.shared_expert_gate) count.shared_experts += model.hidden_size;
@@ -90,6 +77,7 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
                                int64_t micro_batch_size, int64_t sequence_length,
                                int64_t compute_bytes, bool recompute) {
   TrainingMemory memory;
+  const moe::RouterEntry& router = moe::find_router(moe.router.type);
   const double parameters = static_cast<double>(count_parameters(model, moe).total());
   memory.weights = 4 * parameters;
   memory.gradients = 4 * parameters;
@@ -102,8 +90,8 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
   double largest = 0;
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     double values = 5 * hidden + 3 * qkv;  // norms, residuals, attention in and out, rotated heads
-    if (has_experts(moe, i)) {
-      const double k = experts_per_token(moe.router);
+    if (is_moe_layer(moe, i)) {
+      const double k = router.experts_per_token(moe.router);
       values += k * (2 * hidden + static_cast<double>(up_rows(model, moe.intermediate_size)));
       values += static_cast<double>(up_rows(model, moe.shared_expert_intermediate_size));
     } else {
@@ -114,6 +102,9 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
   }
   if (recompute) per_layer_sum = largest + hidden * static_cast<double>(model.num_hidden_layers);
   memory.activations = tokens * per_layer_sum * static_cast<double>(compute_bytes);
+  // The mask of packed documents, with a boolean beside it while it is made.
+  const auto pairs = static_cast<double>(micro_batch_size * sequence_length * sequence_length);
+  memory.activations += pairs * static_cast<double>(compute_bytes + 1);
   // Cross entropy runs in chunks of 4M logits: float32 logits and one copy in the compute type.
   const double logits = std::min(tokens * static_cast<double>(model.vocab_size), 4.0 * (1 << 20));
   memory.logits = logits * static_cast<double>(4 + compute_bytes) +

@@ -25,10 +25,6 @@ struct ParameterCount {
   int64_t active() const { return total() - experts + active_experts; }
 };
 
-// Experts per token that the router asks for on average: top_k, 1 for switch and 2 for gshard,
-// the capacity factor for expert choice.
-double experts_per_token(const moe::RouterConfig& config);
-
 ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe);
 
 // Multiply-adds count as two. Forward only; training is three times that. Attention is counted for

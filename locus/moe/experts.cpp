@@ -30,7 +30,9 @@ const ExpertKernelEntry& find_expert_kernel(std::string_view name) {
   for (const auto& entry : kExpertKernels) {
     if (entry.name == name) return entry;
   }
-  throw ConfigError("moe.experts = \"{}\" is not an expert kernel; known: grouped, loop", name);
+  std::string known;
+  for (const std::string& one : expert_kernel_names()) known += (known.empty() ? "" : ", ") + one;
+  throw ConfigError("moe.experts = \"{}\" is not an expert kernel; known: {}", name, known);
 }
 
 Experts::Experts(int64_t num_experts, int64_t hidden_size, int64_t intermediate_size,

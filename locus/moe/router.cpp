@@ -17,18 +17,26 @@ ValidateRouter validate_top_k, validate_switch, validate_gshard, validate_hash,
 
 namespace {
 
+double one_expert(const RouterConfig&) { return 1; }
+double two_experts(const RouterConfig&) { return 2; }
+double top_k_experts(const RouterConfig& config) { return static_cast<double>(config.top_k); }
+double capacity_experts(const RouterConfig& config) {
+  return config.capacity_factor > 0 ? config.capacity_factor : 2;
+}
+
 // The table is help text, error text, docs and test list.
 constexpr RouterEntry kRouters[] = {
     {"top_k", "k best experts; OLMoE, Mixtral, Qwen3 and DeepSeek-V3 by its options",
-     make_top_k_router, top_k_options, validate_top_k},
+     make_top_k_router, top_k_options, validate_top_k, top_k_experts, true, false},
     {"switch", "top-1 with jitter, output times its probability (Fedus et al., 2021)",
-     make_switch_router, switch_options, validate_switch},
+     make_switch_router, switch_options, validate_switch, one_expert, true, false},
     {"gshard", "top-2 with a random second expert (Lepikhin et al., 2020)", make_gshard_router,
-     gshard_options, validate_gshard},
+     gshard_options, validate_gshard, two_experts, true, false},
     {"hash", "fixed experts by token id, nothing learned (Roller et al., 2021)", make_hash_router,
-     hash_options, validate_hash},
+     hash_options, validate_hash, top_k_experts, false, true},
     {"expert_choice", "experts choose their tokens, perfect balance (Zhou et al., 2022)",
-     make_expert_choice_router, expert_choice_options, validate_expert_choice},
+     make_expert_choice_router, expert_choice_options, validate_expert_choice, capacity_experts,
+     true, false},
 };
 
 std::string join(const std::vector<std::string>& words, std::string_view separator) {

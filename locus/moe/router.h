@@ -111,6 +111,9 @@ struct RouterEntry {
   // tensors.
   std::vector<std::string> (*validate)(const RouterConfig&, int64_t num_experts,
                                        const OptionSet& options);
+  double (*experts_per_token)(const RouterConfig&);  // asked for on average: size and FLOPs
+  bool has_gate;                                     // a [E, D] gate named "weight"
+  bool needs_token_frequency;                        // RouterContext::token_frequency
 };
 
 std::span<const RouterEntry> router_entries();

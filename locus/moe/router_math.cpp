@@ -83,7 +83,9 @@ at::Tensor within_capacity_on_host(const at::Tensor& expert_N, const at::Tensor&
   bool* keep = keep_N.mutable_data_ptr<bool>();
   std::vector<int64_t> taken(static_cast<size_t>(num_experts), 0);
   for (int64_t i = 0; i < expert.numel(); ++i) {
-    keep[entries[i]] = taken[static_cast<size_t>(experts[entries[i]])]++ < capacity;
+    const int64_t e = experts[entries[i]];
+    LOCUS_CHECK(e >= 0 && e < num_experts, "expert {} of {}", e, num_experts);
+    keep[entries[i]] = taken[static_cast<size_t>(e)]++ < capacity;
   }
   return keep_N;
 }

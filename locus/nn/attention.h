@@ -31,7 +31,7 @@ struct AttentionConfig {
   double norm_eps = 1e-5;
 };
 
-// Keys and values of earlier tokens, for generation. Row b holds lengths[b] tokens.
+// Keys and values of earlier tokens, for generation.
 struct KvCache {
   at::Tensor key_BGLC, value_BGLC;
 };

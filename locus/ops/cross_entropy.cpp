@@ -81,7 +81,10 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
     const auto saved = ctx->get_saved_variables();
     LOCUS_CHECK(saved.size() == 2, "cross entropy was computed without gradients");
     const at::Tensor& scale = grads[0];
-    return {saved[0] * scale.to(saved[0].dtype()), saved[1] * scale, {}, {}, {}};
+    at::Tensor dhidden = saved[0];
+    at::Tensor dweight = saved[1];
+    // In place and with the scale in full precision: these buffers are ours alone.
+    return {dhidden.mul_(scale), dweight.mul_(scale), {}, {}, {}};
   }
 };
 

@@ -83,19 +83,22 @@ class GroupedFeedForward : public torch::autograd::Function<GroupedFeedForward> 
     const at::Tensor y_ND =
         grouped_mm(apply_activation(up_NU, activation), low_down_EDF.transpose(1, 2), counts_E);
     add_group_bias(y_ND, down_bias_ED, counts_E);
-    ctx->save_for_backward({x_ND, up_NU, low_up_EUD, low_down_EDF, up_bias_EU, down_bias_ED});
+    // The weights themselves, not their copies in the type of x: casting again costs less memory.
+    ctx->save_for_backward({x_ND, up_NU, up_EUD, down_EDF, up_bias_EU, down_bias_ED});
     ctx->saved_data["counts"] = counts_E;
     ctx->saved_data["activation"] = activation_code;
-    ctx->saved_data["weight_type"] = static_cast<int64_t>(up_EUD.scalar_type());
+
     return y_ND;
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor &x_ND = saved[0], &up_NU = saved[1], &up_EUD = saved[2], &down_EDF = saved[3];
+    const at::Tensor &x_ND = saved[0], &up_NU = saved[1];
+    const at::Tensor up_EUD = saved[2].to(x_ND.dtype());
+    const at::Tensor down_EDF = saved[3].to(x_ND.dtype());
     const auto counts_E = ctx->saved_data["counts"].toIntVector();
     const auto activation = static_cast<Activation>(ctx->saved_data["activation"].toInt());
-    const auto weight_type = static_cast<at::ScalarType>(ctx->saved_data["weight_type"].toInt());
+    const at::ScalarType weight_type = saved[2].scalar_type();
     const at::Tensor dy_ND = grads[0].contiguous();
 
     const at::Tensor ddown_EDF =

@@ -9,8 +9,10 @@
 namespace locus::ops {
 namespace {
 
-bool has_fused_kernel(const at::Tensor& a) {
-  return a.is_cuda() && a.scalar_type() == at::kBFloat16;
+// The fused kernel wants rows of whole 16 bytes.
+bool has_fused_kernel(const at::Tensor& a, const at::Tensor& b) {
+  return a.is_cuda() && a.scalar_type() == at::kBFloat16 && a.size(1) % 8 == 0 &&
+         b.size(-1) % 8 == 0;
 }
 
 // End of each group among the rows: what at::_grouped_mm wants, int32 on the device.
@@ -27,7 +29,7 @@ at::Tensor grouped_mm(const at::Tensor& a_NK, const at::Tensor& b_EKM,
                       std::span<const int64_t> counts_E) {
   LOCUS_CHECK(b_EKM.size(0) == static_cast<int64_t>(counts_E.size()), "{} groups, {} counts",
               b_EKM.size(0), counts_E.size());
-  if (has_fused_kernel(a_NK) && a_NK.size(0) > 0) {
+  if (has_fused_kernel(a_NK, b_EKM) && a_NK.size(0) > 0) {
     return at::_grouped_mm(a_NK, b_EKM, group_ends(counts_E, a_NK.device()));
   }
   at::Tensor out_NM = at::empty({a_NK.size(0), b_EKM.size(2)}, a_NK.options());
@@ -45,7 +47,7 @@ at::Tensor grouped_mm(const at::Tensor& a_NK, const at::Tensor& b_EKM,
 at::Tensor grouped_outer(const at::Tensor& a_NK, const at::Tensor& b_NM,
                          std::span<const int64_t> counts_E, at::ScalarType type) {
   const auto num_groups = static_cast<int64_t>(counts_E.size());
-  if (has_fused_kernel(a_NK) && a_NK.size(0) > 0) {
+  if (has_fused_kernel(a_NK, b_NM) && a_NK.size(0) > 0) {
     return at::_grouped_mm(a_NK.t(), b_NM, group_ends(counts_E, a_NK.device())).to(type);
   }
   at::Tensor out_EKM =

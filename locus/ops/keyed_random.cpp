@@ -29,7 +29,7 @@ at::Tensor keyed_uniform(uint64_t key, const at::Tensor& index_T, int64_t column
 at::Tensor keyed_dropout(const at::Tensor& x_TD, double p, uint64_t key,
                          const at::Tensor& index_T) {
   const at::Tensor kept = keyed_uniform(key, index_T, x_TD.size(1)).ge(p);
-  return x_TD * kept.to(x_TD.dtype()).mul_(1.0 / (1.0 - p));
+  return (x_TD * kept.to(x_TD.dtype())) * (1.0 / (1.0 - p));
 }
 
 void keyed_normal_(at::Tensor tensor, double std, uint64_t key) {

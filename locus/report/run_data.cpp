@@ -251,6 +251,8 @@ std::string parse_object(std::string_view content, json& object) {
     object = json::parse(content);
   } catch (const json::parse_error& error) {
     return format("not valid JSON at byte {}", error.byte);
+  } catch (const json::out_of_range& error) {  // 1e999
+    return format("not valid JSON: {}", error.what());
   }
   return object.is_object() ? "" : "not a JSON object";
 }

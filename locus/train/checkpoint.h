@@ -47,14 +47,17 @@ struct CheckpointRef {
 std::vector<CheckpointRef> list_checkpoints(const fs::path& checkpoints);
 
 // Empty when every file of the manifest is there with its size and, with `checksums`, its content;
-// else what is wrong.
-std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool checksums);
+// else what is wrong. The optimiser's state is the largest file and of no use to an evaluation: its
+// checksum can be left out.
+std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool checksums,
+                                             bool optimizer_checksum = true);
 
 // The newest intact checkpoint; damaged ones are passed over with a warning. Empty: there is none.
-std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints);
+std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints,
+                                           bool optimizer_checksum = true);
 
-// A checkpoint folder itself, or the newest intact one of a run folder. DataError when there is
-// none.
+// For evaluation: a checkpoint folder itself, or the newest intact one of a run folder. DataError
+// when there is none.
 CheckpointRef resolve_checkpoint(const fs::path& path);
 
 TrainerState load_trainer_state(const CheckpointRef& checkpoint);
@@ -68,8 +71,8 @@ class CheckpointWriter {
   // Waits for a write in progress; its error is logged.
   ~CheckpointWriter();
 
-  // Copies everything and returns; a thread writes. Waits for the previous write first, and throws
-  // its error.
+  // Copies everything and returns; a thread writes. Waits for the previous write first; where that
+  // failed, waits for this one too, and throws if it fails as well.
   void save(model::Decoder& decoder, Optimizer& optimizer, const TrainerState& state,
             const CheckpointTexts& texts);
   // Until the last write is on the disk; throws its error.

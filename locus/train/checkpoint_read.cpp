@@ -19,6 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kPrefix = "step_";
+constexpr std::string_view kOptimizerFile = "optimizer.safetensors";
 
 std::optional<int64_t> step_of(const std::string& folder) {
   if (!folder.starts_with(kPrefix)) return std::nullopt;
@@ -63,7 +64,8 @@ std::vector<CheckpointRef> list_checkpoints(const fs::path& checkpoints) {
   return found;
 }
 
-std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool checksums) {
+std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool checksums,
+                                             bool optimizer_checksum) {
   const fs::path manifest = checkpoint / "manifest.json";
   try {
     const json content = read_json(manifest);
@@ -71,7 +73,8 @@ std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool ch
       if (fs::path(name).filename() != name) {
         throw DataError("{}: the file name {} leaves the folder", manifest.string(), name);
       }
-      check_file(checkpoint / name, entry, checksums);
+      check_file(checkpoint / name, entry,
+                 checksums && (optimizer_checksum || name != kOptimizerFile));
     }
   } catch (const DataError& error) {
     return error.what();
@@ -81,9 +84,9 @@ std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool ch
   return std::nullopt;
 }
 
-std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints) {
+std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints, bool optimizer_checksum) {
   for (const CheckpointRef& candidate : list_checkpoints(checkpoints)) {
-    const auto damage = checkpoint_damage(candidate.path, /*checksums=*/true);
+    const auto damage = checkpoint_damage(candidate.path, /*checksums=*/true, optimizer_checksum);
     if (!damage) return candidate;
     log::warning("checkpoint {} is damaged and passed over: {}", candidate.path.string(), *damage);
   }
@@ -92,12 +95,13 @@ std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints) {
 
 CheckpointRef resolve_checkpoint(const fs::path& path) {
   if (fs::exists(path / "manifest.json")) {
-    if (const auto damage = checkpoint_damage(path, /*checksums=*/true))
+    if (const auto damage =
+            checkpoint_damage(path, /*checksums=*/true, /*optimizer_checksum=*/false))
       throw DataError("{}", *damage);
     return {path, load_trainer_state({path, 0}).step};
   }
   const fs::path folder = fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
-  if (const auto found = newest_intact(folder)) return *found;
+  if (const auto found = newest_intact(folder, /*optimizer_checksum=*/false)) return *found;
   throw DataError(
       "{}: no intact checkpoint here; expected a checkpoint folder (step_...) or a run folder",
       path.string());

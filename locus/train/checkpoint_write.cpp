@@ -80,8 +80,8 @@ json to_json(const TrainerState& state) {
 
 // Out of sight in one step, then gone: a half-removed folder never looks committed.
 void remove_folder(const fs::path& path) {
-  const fs::path hidden =
-      path.parent_path() / (std::string(kUncommitted) + "old-" + path.filename().string());
+  const std::string name = path.filename().string();
+  const fs::path hidden = path.parent_path() / format("{}old-{}", kUncommitted, name);
   fs::remove_all(hidden);
   rename_durable(path, hidden);
   fs::remove_all(hidden);
@@ -117,7 +117,13 @@ void CheckpointWriter::wait() {
 
 void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
                             const TrainerState& state, const CheckpointTexts& texts) {
-  wait();
+  bool failed_before = false;
+  try {
+    wait();
+  } catch (const std::exception& error) {
+    log::error("{}; trying again with step {}", error.what(), state.step);
+    failed_before = true;
+  }
   auto snapshot = std::make_shared<Snapshot>();
   snapshot->state = state;
   snapshot->texts = texts;
@@ -127,11 +133,12 @@ void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
   for (const auto& [name, tensor] : optimizer.state())
     snapshot->optimizer.push_back(copy_of(name, tensor));
   pending_ = std::async(std::launch::async, [this, snapshot] { write(*snapshot); });
+  if (failed_before) wait();  // twice in a row: the caller has to know
 }
 
 void CheckpointWriter::write(const Snapshot& snapshot) const {
   const std::string name = folder_name(snapshot.state.step);
-  const fs::path temporary = checkpoints_ / (std::string(kUncommitted) + name);
+  const fs::path temporary = checkpoints_ / format("{}{}", kUncommitted, name);
   const fs::path final = checkpoints_ / name;
   fs::remove_all(temporary);
   make_folders(temporary);

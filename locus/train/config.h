@@ -97,13 +97,16 @@ struct CheckpointConfig {
 
 struct LogConfig {
   int64_t interval = 10;
-  int64_t router_interval = 20;
+  int64_t router_interval = 1;
+  int64_t domain_interval = 20;
   bool tensorboard = false;
 
   template <class V>
   void visit_fields(V& v) {
     v("interval", interval, "steps between lines of training metrics");
     v("router_interval", router_interval, "steps between lines of router statistics");
+    v("domain_interval", domain_interval,
+      "steps between samples of where the tokens of each domain go, among those lines");
     v("tensorboard", tensorboard, "also write TensorBoard events");
   }
 };

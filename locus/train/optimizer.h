@@ -40,7 +40,7 @@ struct OptimizerEntry {
 };
 
 std::span<const OptimizerEntry> optimizer_entries();
-// ConfigError that lists the known names when there is no such optimiser.
+// ConfigError when there is no such optimiser.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
                                           const NamedTensors& parameters);
 

@@ -90,6 +90,7 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
 double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
                            int64_t step, StepResult& result) {
   Stopwatch watch;
+  model::check_ids(batch, decoder_.config().model.vocab_size);
   const model::BatchTensors tensors = model::to_tensors(batch, device_, step);
   const model::DecoderOutput out = decoder_.forward(tensors.input);
   const ops::CrossEntropy entropy =
@@ -97,10 +98,11 @@ double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double 
   const at::Tensor task_loss =
       entropy.loss_sum / static_cast<double>(std::max<int64_t>(num_labels, 1));
   const at::Tensor loss = task_loss + out.aux_loss * weight;
-  const double value = task_loss.item<double>();
-  result.aux_loss += out.aux_loss.item<double>() * weight;
   result.forward_s += watch.lap();
   loss.backward();
+  // Read only now: reading waits for the device.
+  const double value = task_loss.item<double>();
+  result.aux_loss += out.aux_loss.item<double>() * weight;
   result.backward_s += watch.lap();
   return value;
 }

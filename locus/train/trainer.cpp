@@ -25,7 +25,7 @@ double seconds_since(Clock::time_point begin) {
 
 // What has been seen since the last line of metrics.
 struct Trainer::Interval {
-  int64_t steps = 0, labels = 0, tokens = 0;
+  int64_t steps = 0, aux_steps = 0, labels = 0, tokens = 0;
   double loss_sum = 0, aux_loss_sum = 0, grad_norm = 0;
   double data_s = 0, forward_s = 0, backward_s = 0, optimizer_s = 0;
   double pause_s = 0;  // evaluation and checkpoints: not part of a step
@@ -38,7 +38,10 @@ struct Trainer::Interval {
       labels += result.num_labels;
       loss_sum += result.loss * static_cast<double>(result.num_labels);
     }
-    aux_loss_sum += result.aux_loss;
+    if (std::isfinite(result.aux_loss)) {
+      ++aux_steps;
+      aux_loss_sum += result.aux_loss;
+    }
     grad_norm = result.grad_norm;
     forward_s += result.forward_s;
     backward_s += result.backward_s;
@@ -46,6 +49,9 @@ struct Trainer::Interval {
   }
   double loss() const { return labels > 0 ? loss_sum / static_cast<double>(labels) : std::nan(""); }
   double wall_s() const { return seconds_since(begin) - pause_s; }
+  double aux_loss() const {
+    return aux_steps > 0 ? aux_loss_sum / static_cast<double>(aux_steps) : std::nan("");
+  }
 };
 
 Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
@@ -65,6 +71,8 @@ TrainOutcome Trainer::run(TrainerState state) {
   TrainOutcome outcome;
   outcome.reason = "finished";
   int64_t saved_step = state_.step;
+  // Killed between its last checkpoint and its last evaluation.
+  if (state_.step >= config.max_steps) evaluate(outcome);
 
   while (state_.step < config.max_steps && outcome.signal == 0) {
     const Clock::time_point data_begin = Clock::now();
@@ -92,10 +100,12 @@ TrainOutcome Trainer::run(TrainerState state) {
     }
     const Clock::time_point pause_begin = Clock::now();
     const bool eval_due = settings_.eval_interval > 0 && state_.step % settings_.eval_interval == 0;
-    if (evaluate_ && outcome.signal == 0 && (eval_due || last)) evaluate_(state_.step);
-    const bool save_due =
-        settings_.checkpoint.interval > 0 && state_.step % settings_.checkpoint.interval == 0;
-    if (save_due || last) {
+    if (eval_due || last) evaluate(outcome);
+    // Not while steps are being skipped: the older checkpoints may be the good ones.
+    const bool save_due = settings_.checkpoint.interval > 0 &&
+                          state_.step % settings_.checkpoint.interval == 0 &&
+                          state_.skipped_in_row == 0;
+    if (save_due || last || outcome.signal != 0) {
       save_checkpoint();
       saved_step = state_.step;
     }
@@ -110,6 +120,15 @@ TrainOutcome Trainer::run(TrainerState state) {
   return outcome;
 }
 
+void Trainer::evaluate(TrainOutcome& outcome) {
+  if (!evaluate_ || outcome.signal != 0) return;
+  try {
+    evaluate_(state_.step);
+  } catch (const Interrupted&) {
+    outcome.signal = received_signal();  // the checkpoint is written all the same
+  }
+}
+
 void Trainer::write_train_line(const Interval& interval, double lr) {
   const auto steps = static_cast<double>(interval.steps);
   const double wall_s = interval.wall_s();
@@ -120,7 +139,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
   MetricLine line("train", state_.step);
   line.set("loss", interval.loss())
       .set("perplexity", std::exp(interval.loss()))
-      .set("aux_loss", interval.aux_loss_sum / steps)
+      .set("aux_loss", interval.aux_loss())
       .set("lr", lr)
       .set("grad_norm", interval.grad_norm)
       .set("tokens", state_.tokens)
@@ -151,7 +170,9 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
 
 void Trainer::start_router_stats(int64_t step) {
   if ((step + 1) % settings_.log.router_interval != 0) return;
-  const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
+  const bool with_domains = (step + 1) % settings_.log.domain_interval == 0;
+  const auto num_domains =
+      with_domains ? static_cast<int64_t>(parts_.source->domain_names().size()) : 0;
   for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_stats(num_domains);
 }
 
@@ -190,7 +211,7 @@ void Trainer::note_skipped(const StepResult& result) {
   if (state_.skipped_in_row < settings_.train.max_skipped_in_row) return;
   parts_.metrics.write(MetricLine("end", state_.step).set("reason", "diverged"));
   throw DivergedError(
-      "{} steps in a row had no finite update, the last one at step {}: {}; the \"skipped\" lines "
+      "{} steps in a row had no update, the last one at step {}: {}; the \"skipped\" lines "
       "of metrics.jsonl "
       "name the batches. A lower lr_schedule.lr, more warm-up or train.clip_grad may help",
       state_.skipped_in_row, state_.step, result.skipped);

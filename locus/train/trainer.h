@@ -2,6 +2,7 @@
 // phases, searches or evaluations that others hang on its callbacks.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,7 +41,7 @@ struct TrainerSettings {
 struct TrainOutcome {
   std::string reason;  // finished | interrupted
   TrainerState state;
-  double loss = 0;  // of the last logged steps
+  double loss = std::nan("");  // of the last logged steps; NaN: there was no step
   double wall_s = 0;
   int signal = 0;
 };
@@ -61,6 +62,7 @@ class Trainer {
 
  private:
   struct Interval;
+  void evaluate(TrainOutcome& outcome);
   void start_router_stats(int64_t step);
   void write_router_stats(int64_t step);
   void write_train_line(const Interval& interval, double lr);

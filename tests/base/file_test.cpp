@@ -163,6 +163,26 @@ TEST(FileLock, IsFreeAfterItsHolderWasKilled) {
   EXPECT_NE(FileLock::try_acquire(path), nullptr);
 }
 
+TEST(FileLock, IsFreeAfterItsHolderCouldNotBeWritten) {
+  const test::TempFolder folder;
+  const fs::path path = folder / "lock";
+  const int status = run_in_child([&] {
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit limit{};
+    ::getrlimit(RLIMIT_FSIZE, &limit);
+    const rlimit none{0, limit.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &none);
+    try {
+      FileLock::try_acquire(path);
+      return 1;
+    } catch (const DataError&) {
+      ::setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    return FileLock::try_acquire(path) == nullptr ? 2 : 0;
+  });
+  EXPECT_EQ(status, 0);
+}
+
 TEST(FileLock, ReportsAFolderThatIsNotThere) {
   const test::TempFolder folder;
   EXPECT_THROW(FileLock::try_acquire(folder / "no/lock"), DataError);

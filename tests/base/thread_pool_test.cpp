@@ -1,9 +1,14 @@
 #include "locus/base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <fstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "locus/base/error.h"
@@ -50,6 +55,30 @@ TEST(ThreadPool, DropsWaitingTasksWhenDestroyed) {
 TEST(ThreadPool, TakesAllCoresWhenAskedForNoNumber) {
   EXPECT_EQ(ThreadPool(0).num_threads(), ThreadPool::num_cores());
   EXPECT_GE(ThreadPool::num_cores(), 1);
+}
+
+// Address space for some more stacks of threads, but not for thousands.
+void limit_address_space() {
+  int64_t num_pages = 0;
+  std::ifstream("/proc/self/statm") >> num_pages;
+  const auto bytes = static_cast<rlim_t>(num_pages * ::sysconf(_SC_PAGESIZE));
+  const rlimit limit{bytes + (rlim_t{256} << 20), RLIM_INFINITY};
+  ::setrlimit(RLIMIT_AS, &limit);
+}
+
+TEST(ThreadPool, ThrowsWhenTheSystemGivesNoMoreThreads) {
+  EXPECT_EXIT(
+      {
+        limit_address_space();
+        try {
+          const ThreadPool pool(4096);
+        } catch (const std::system_error&) {
+          // Those that had begun were joined: there is room again.
+          std::_Exit(ThreadPool(1).submit([] { return 7; }).get());
+        }
+        std::_Exit(1);
+      },
+      testing::ExitedWithCode(7), "");
 }
 
 }  // namespace

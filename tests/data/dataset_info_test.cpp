@@ -109,6 +109,9 @@ TEST(DatasetInfo, NamesTheKeyThatIsWrong) {
   EXPECT_TRUE(error_of<DataError>([] {
                 parse_dataset_info("d.json", "{\"a\": ");
               }).starts_with("d.json: is no valid JSON: "));
+  EXPECT_TRUE(error_of<DataError>([] {
+                parse_dataset_info("d.json", replaced(kText, "100", "1e999"));
+              }).starts_with("d.json: is no valid JSON: "));
 }
 
 TEST(OpenSplit, OpensASplitOfAPreparedFolder) {

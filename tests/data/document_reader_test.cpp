@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <string>
 #include <vector>
 
 #include "locus/base/error.h"
+#include "locus/base/signals.h"
+#include "locus/data/dataset_format.h"
 #include "tests/data/text_files.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_folder.h"
@@ -198,6 +201,20 @@ TEST(DocumentReader, CutsLongFilesAtLineBreaksWithoutLosingAByte) {
   EXPECT_TRUE(documents[1].id.ends_with("x.txt#2"));
 }
 
+TEST(DocumentReader, CutsALongFileBehindItsByteOrderMarkWithoutLosingAByte) {
+  const TempFolder folder;
+  ReaderOptions options;
+  options.max_document_bytes = 1024;
+  for (const size_t size : {1021u, 1022u, 1024u, 1025u, 5000u}) {
+    ReaderCounts counts;
+    const std::string path = write_text(folder / "x.txt", "\xEF\xBB\xBF" + std::string(size, 'x'));
+    const auto documents = read_all({path}, options, &counts);
+    EXPECT_EQ(counts.bytes, static_cast<int64_t>(size));
+    EXPECT_EQ(documents.size(), (size + 1023) / 1024) << size;
+    EXPECT_EQ(counts.cut, size > 1024 ? 1 : 0) << size;
+  }
+}
+
 TEST(DocumentReader, LeavesAFileOfExactlyTheLimitWhole) {
   const TempFolder folder;
   ReaderOptions options;
@@ -303,6 +320,10 @@ TEST(DocumentReader, NamesFileAndLineOfBadJsonl) {
   expect("{\"text\": \"\\ud800\"}", "surrogate");
   expect("{\"text\": \"x\"} {\"text\": \"y\"}", "column");
   expect("plain words", "column 1");
+  const std::string nul(1, '\0');
+  expect("{\"text\": \"a\"}" + nul + " {\"text\": \"b\"}", "column 14 is NUL");
+  expect("{\"text\": \"a" + nul + "\"}", "column 12 is NUL");
+  expect(nul, "column 1 is NUL");
 }
 
 TEST(DocumentReader, RefusesAJsonlLineBeyondTheLimitEvenInAFolder) {
@@ -334,6 +355,52 @@ TEST(DocumentReader, StopsADomainAtItsLimitWithAFairSampleOfFiles) {
                                   [](const Document& document) { return document.id >= "150"; });
   EXPECT_GT(late, 3);
   EXPECT_LT(late, 17);
+}
+
+TEST(DocumentReader, ReadsNoFurtherInAFileWhoseDomainIsFull) {
+  const TempFolder folder;
+  // What is wrong behind the limit is never seen: the file is closed before.
+  std::string lines;
+  for (int i = 0; i < 6; ++i) lines += "{\"text\": \"0123456789\"}\n";
+  const std::string jsonl = write_text(folder / "x.jsonl", lines + "{broken\n");
+  const std::string text = write_text(folder / "x.txt", std::string(5000, 'x') + "\xFF");
+  ReaderOptions options;
+  options.max_bytes_per_domain = 30;
+  ReaderCounts counts;
+  EXPECT_EQ(read_all({"mine=" + jsonl}, options, &counts).size(), 3u);
+  EXPECT_EQ(counts.over_limit, 1);
+  EXPECT_THROW(read_all({jsonl}, options), DataError) << "other domains may follow";
+  options.max_document_bytes = 1024;
+  EXPECT_EQ(read_all({text}, options, &counts).size(), 1u);
+  EXPECT_EQ(counts.over_limit, 1);
+}
+
+TEST(DocumentReader, HearsASignalAmongDocumentsThatAreLeftOut) {
+  const TempFolder folder;
+  std::string lines;
+  for (int i = 0; i < 100; ++i) lines += "{\"text\": \"\"}\n";
+  DocumentReader reader({parse_input_spec(write_text(folder / "x.jsonl", lines))}, {});
+  Document document;
+  set_received_signal(SIGTERM);
+  EXPECT_THROW(reader.next(&document), Interrupted);
+  set_received_signal(0);
+  EXPECT_EQ(reader.counts().blank, 0);
+}
+
+TEST(DocumentReader, RefusesMoreDomainsThanADatasetCanHave) {
+  const TempFolder folder;
+  std::string lines;
+  const auto add_line = [&lines](uint32_t domain) {
+    lines += "{\"text\": \"x\", \"domain\": \"" + std::to_string(domain) + "\"}\n";
+  };
+  for (uint32_t i = 0; i < kMaxDomains; ++i) add_line(i);
+  add_line(0);
+  EXPECT_EQ(read_all({write_text(folder / "x.jsonl", lines)}).size(), kMaxDomains + 1);
+  add_line(kMaxDomains);
+  const std::string path = write_text(folder / "x.jsonl", lines);
+  EXPECT_NE(error_of<DataError>([&] { read_all({path}); }).find("more than 32767 domains"),
+            std::string::npos);
+  EXPECT_NO_THROW(read_all({"mine=" + path}));
 }
 
 TEST(DocumentReader, LimitsEachDomainOfOneJsonl) {

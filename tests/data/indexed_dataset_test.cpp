@@ -319,6 +319,8 @@ TEST(IndexedDataset, RefusesABrokenSidecar) {
   expect_part(open_error([](Files& f) { f.domains_tail += 'x'; }), "7 bytes are left");
   expect_part(open_error([](Files& f) { f.domains.domains[2] = 2; }),
               "document 2 has the domain 2 of 2");
+  expect_part(open_error([](Files& f) { f.domains.names[1] = "te\xFFt"; }),
+              ".domains: the name of domain 1 is no valid UTF-8");
 }
 
 TEST(IndexedDataset, RefusesASidecarCutAnywhere) {

@@ -237,6 +237,43 @@ TEST(Prepare, NeverReplacesWhatIsNoDataset) {
   EXPECT_NO_THROW(run(corpus.config)) << "an empty folder may be filled";
 }
 
+TEST(Prepare, RefusesAnInputInsideTheDatasetThatItReplaces) {
+  Corpus corpus;
+  run(corpus.config);
+  corpus.config.overwrite = true;
+  const fs::path output = corpus.config.output;
+  const std::string book = write_text(output / "books/one.txt", document_text(1));
+  for (const std::string& input :
+       {book, (output / "books").string(), (output / "train.idx").string()}) {
+    corpus.config.inputs = {"mine=" + input};
+    const std::string message = error_of<ConfigError>([&] { run(corpus.config); });
+    for (const std::string& part :
+         {"output = \"" + output.string() + "\"", "the input \"mine=" + input + "\""}) {
+      EXPECT_NE(message.find(part), std::string::npos) << part << " in " << message;
+    }
+  }
+  EXPECT_EQ(read_file(book), document_text(1));
+}
+
+TEST(Prepare, RefusesToReplaceADatasetWithOtherThingsInIt) {
+  Corpus corpus;
+  run(corpus.config);
+  corpus.config.overwrite = true;
+  const fs::path output = corpus.config.output;
+  for (const char* name : {"thesis.txt", "books/one.txt", "train.bin.bak"}) {
+    const fs::path path = output / name;
+    write_text(path, "ten years of work");
+    const std::string first = path.lexically_relative(output).begin()->string();
+    EXPECT_NE(error_of<ConfigError>([&] { run(corpus.config); }).find("holds \"" + first + "\""),
+              std::string::npos);
+    EXPECT_EQ(read_file(path), "ten years of work");
+    fs::remove_all(output / first);
+  }
+  write_text(output / ".lock", "");  // a kill can leave it
+  EXPECT_NO_THROW(run(corpus.config));
+  EXPECT_FALSE(fs::exists(output / ".lock"));
+}
+
 TEST(Prepare, RefusesAnOutputInsideAnInput) {
   Corpus corpus;
   corpus.config.inputs = {(corpus.folder / "in").string()};
@@ -334,6 +371,10 @@ TEST(Prepare, ReportsAllWrongSettingsAtOnce) {
   config.output = "y";
   config.valid_share = -0.1;
   EXPECT_THROW(run(config), ConfigError);
+  config.valid_share = 0.1;
+  config.num_threads = 4097;
+  EXPECT_EQ(error_of<ConfigError>([&] { run(config); }),
+            "num_threads = 4097: must be at most 4096");
 }
 
 TEST(Prepare, ListsItsFields) {

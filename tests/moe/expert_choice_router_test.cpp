@@ -57,6 +57,7 @@ TEST(ExpertChoiceRouter, LearnsTheThresholdAsAMeanThenByDecay) {
   const auto micro_batch = [&](double p) {
     const double z = std::log(p / (1 - p));
     router->route(tensor_of({{z, 0}, {z - 9, 0}}), tokens_of(2));
+    router->on_step_end(router->requested_E);
     return threshold_of(*router)[0].item<double>();
   };
   EXPECT_EQ(threshold_of(*router)[0].item<double>(), 0.5);  // 1 / E before the first
@@ -65,6 +66,14 @@ TEST(ExpertChoiceRouter, LearnsTheThresholdAsAMeanThenByDecay) {
   EXPECT_NEAR(micro_batch(0.9), 0.8, 1e-6);  // half old, half new
   EXPECT_NEAR(micro_batch(0.4), 0.6, 1e-6);
   EXPECT_EQ(router->named_buffers()["num_updates"].item<int64_t>(), 4);
+}
+
+TEST(ExpertChoiceRouter, ASkippedStepDoesNotMoveTheThreshold) {
+  auto router = identity_router(choice_config(1.0), 2);
+  router->route(random_input(16, 2, 1), tokens_of(16));
+  router->on_step(1, 10);  // the step before ended without on_step_end()
+  router->on_step_end(router->requested_E);
+  EXPECT_EQ(router->named_buffers()["num_updates"].item<int64_t>(), 0);
 }
 
 TEST(ExpertChoiceRouter, EvaluatesEachTokenAlone) {
@@ -86,6 +95,7 @@ TEST(ExpertChoiceRouter, AdmitsAboutAsManyByThresholdAsByTraining) {
   auto router = identity_router(choice_config(1.0), 8);
   for (uint64_t step = 0; step < 60; ++step) {
     router->route(random_input(512, 8, step), tokens_of(512));
+    router->on_step_end(router->requested_E);
   }
   router->eval();
   const Routing causal = router->route(random_input(4096, 8, 1000), tokens_of(4096));
@@ -100,6 +110,7 @@ TEST(ExpertChoiceRouter, AdmitsAboutAsManyByThresholdAsByTraining) {
 TEST(ExpertChoiceRouter, KeepsNanOutOfTheThreshold) {
   auto router = identity_router(choice_config(1.0), 2);
   router->route(at::full({4, 2}, std::numeric_limits<float>::quiet_NaN()), tokens_of(4));
+  router->on_step_end(router->requested_E);
   EXPECT_TRUE(threshold_of(*router).isfinite().all().item<bool>());
 }
 

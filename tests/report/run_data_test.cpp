@@ -88,6 +88,9 @@ TEST(RunData, RefusesABrokenLineInTheMiddle) {
                "metrics.jsonl:2: not valid JSON at byte");
   expect_error(folder_with(train(1, 3) + "[1, 2]\n" + train(2, 2)),
                "metrics.jsonl:2: not a JSON object");
+  expect_error(
+      folder_with(train(1, 3) + "{\"kind\":\"train\",\"step\":2,\"loss\":1e999}\n" + train(3, 2)),
+      "metrics.jsonl:2: not valid JSON: ");
 }
 
 TEST(RunData, CountsTheLaterLineWhereAStepRepeats) {
@@ -151,6 +154,8 @@ TEST(RunData, NamesLineAndKeyOfAWrongValue) {
 TEST(RunData, RefusesABrokenEvaluation) {
   const fs::path folder = folder_with(train(1, 2));
   write_file_atomic(folder / "eval.json", "{\"loss\": 1");
+  expect_error(folder, "eval.json: not valid JSON");
+  write_file_atomic(folder / "eval.json", "{\"loss\": 1e999}");
   expect_error(folder, "eval.json: not valid JSON");
 }
 

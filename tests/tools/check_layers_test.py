@@ -1,5 +1,7 @@
 """Tests of tools/check_layers.py: each rule catches its violation and lets the right thing pass."""
+import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,9 +31,14 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(check(locus__simulate__a_dot_cpp='"locus/moe/config.h"'), [])
         self.assertNotEqual(check(locus__simulate__a_dot_cpp='"locus/moe/router.h"'), [])
 
+    def test_the_command_line_sees_the_commands_alone(self):
+        self.assertEqual(check(cli__main_dot_cpp='"locus/app/commands.h"'), [])
+        self.assertNotEqual(check(cli__main_dot_cpp='"locus/app/session.h"'), [])
+
     def test_torch_free_places_see_no_torch(self):
         for place in ("locus__data__a_dot_cpp", "cli__main_dot_cpp", "locus__moe__config_dot_h",
-                      "locus__train__metrics_dot_cpp", "locus__app__commands_dot_h"):
+                      "locus__train__metrics_dot_cpp", "locus__train__append_file_dot_cpp",
+                      "locus__app__commands_dot_h"):
             self.assertNotEqual(check(**{place: "<ATen/core/Tensor.h>"}), [], place)
         self.assertEqual(check(locus__moe__router_dot_h="<ATen/core/Tensor.h>"), [])
 
@@ -43,6 +50,20 @@ class CheckLayers(unittest.TestCase):
         self.assertNotEqual(check(locus__io__json_dot_h="<nlohmann/json.hpp>"), [])
         self.assertNotEqual(check(locus__app__train_dot_cpp="<CLI/CLI.hpp>"), [])
         self.assertEqual(check(locus__base__log_dot_cpp="<spdlog/spdlog.h>"), [])
+
+    def test_developers_page_holds_the_same_table(self):
+        spec = importlib.util.spec_from_file_location("check_layers", ROOT / "tools" / "check_layers.py")
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        page = (ROOT / "DEVELOPERS.md").read_text(encoding="utf-8")
+        rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]+) \| (?:yes|no) \|$", page, re.M)
+        self.assertGreater(len(rows), 10)
+        known, folders = set(), {folder for folder, _ in rows}
+        for folder, text in rows:
+            told = known if text == "all of the above" else set(text.strip("-").split(", ")) - {""}
+            future = {name for name in script.ALLOWED if name not in folders}
+            self.assertEqual(told, set(script.ALLOWED[folder].split()) - future, folder)
+            known = known | {folder}
 
     def test_unknown_folder_is_a_problem(self):
         self.assertIn("does not know", check(locus__utils__a_dot_cpp="<vector>")[0])

@@ -238,6 +238,20 @@ TEST(Checkpoint, AFailedWriteIsReportedAndLeavesTheEarlierOne) {
   EXPECT_EQ(read_file(folder.path() / "latest"), "step_00000010\n");
 }
 
+TEST(Checkpoint, AWriteAfterAFailedOneTriesAgain) {
+  const TempFolder folder;
+  Trained trained(test::tiny_decoder_config());
+  CheckpointWriter writer(folder.path(), {});
+  {
+    const FileSizeLimit limit(10000);
+    writer.save(trained.decoder, *trained.optimizer, state_at(10), {"", ""});
+    EXPECT_THROW(writer.save(trained.decoder, *trained.optimizer, state_at(20), {"", ""}),
+                 DataError);
+  }
+  save(writer, trained, 30);  // the disk has room again
+  EXPECT_EQ(newest_intact(folder.path())->step, 30);
+}
+
 TEST(Checkpoint, AManifestThatNamesFilesOutsideItsFolderIsDamaged) {
   const TempFolder folder;
   Trained trained(test::tiny_decoder_config());

@@ -24,6 +24,9 @@ shared_expert_intermediate_size = 2816
 type = "top_k"
 top_k = 6
 aux_loss_coeff = 0.001
+aux_loss_scope = "sequence"
+[moe.top_k]
+norm_topk_prob = false
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {

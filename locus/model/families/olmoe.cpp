@@ -22,6 +22,8 @@ type = "top_k"
 top_k = 8
 aux_loss_coeff = 0.01
 z_loss_coeff = 0.001
+[moe.top_k]
+norm_topk_prob = false
 )"},
     {"olmoe-tiny", "OLMoE's shape at 17.8M parameters: for one small machine", R"(
 [model]
@@ -37,6 +39,8 @@ intermediate_size = 512
 [moe.router]
 type = "top_k"
 top_k = 2
+[moe.top_k]
+norm_topk_prob = false
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {

@@ -74,6 +74,14 @@ class ExpertChoiceRouter final : public Router {
     return routing;
   }
 
+  void on_step(int64_t /*step*/, int64_t /*total_steps*/) override { lowest_admitted_.clear(); }
+
+  // The threshold moves with the steps that count: a skipped one leaves no trace.
+  void on_step_end(const at::Tensor& /*requested_E*/) override {
+    for (const at::Tensor& lowest_E : lowest_admitted_) move_threshold(lowest_E);
+    lowest_admitted_.clear();
+  }
+
   bool is_causal_in_training() const override { return false; }
   void set_evaluate_with_training_rule(bool value) override {
     evaluate_with_training_rule_ = value;
@@ -90,8 +98,9 @@ class ExpertChoiceRouter final : public Router {
 
     const at::Tensor score_ET = probability_TE.t().contiguous();
     const at::Tensor token_EC = top_k(score_ET, capacity);
-    if (is_training())
-      move_threshold(score_ET.gather(1, token_EC.slice(1, capacity - 1)).squeeze(1));
+    if (is_training()) {
+      lowest_admitted_.push_back(score_ET.gather(1, token_EC.slice(1, capacity - 1)).squeeze(1));
+    }
     const at::Tensor expert_EC = at::arange(num_experts, indices).unsqueeze(1).expand_as(token_EC);
     return {token_EC.reshape(-1), expert_EC.reshape(-1), {}};
   }
@@ -118,6 +127,7 @@ class ExpertChoiceRouter final : public Router {
   at::Tensor weight_ED_;
   at::Tensor threshold_E_;
   at::Tensor num_updates_;
+  std::vector<at::Tensor> lowest_admitted_;  // of this step's micro-batches
   bool evaluate_with_training_rule_ = false;
 };
 

@@ -49,9 +49,10 @@ class AdamW : public Optimizer {
       gradients.push_back(slot.parameter.grad());
       exp_avgs.push_back(slot.exp_avg);
       exp_avg_sqs.push_back(slot.exp_avg_sq);
-      steps.push_back(slot.step.add_(1));
+      steps.push_back(slot.step);
     }
     if (parameters.empty()) return;
+    at::_foreach_add_(steps, 1);
     std::optional<at::Tensor> scale;
     if (grad_scale != 1.0)
       scale = at::full({}, grad_scale, parameters[0].options().dtype(at::kFloat));
