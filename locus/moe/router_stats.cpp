@@ -66,6 +66,15 @@ double RouterStats::unrouted_share() const {
   return num_tokens == 0 ? 0 : static_cast<double>(num_unrouted) / static_cast<double>(num_tokens);
 }
 
+void add_counts(std::vector<std::vector<int64_t>>& sum,
+                const std::vector<std::vector<int64_t>>& more) {
+  sum.resize(more.size());
+  for (size_t row = 0; row < more.size(); ++row) {
+    sum[row].resize(more[row].size());
+    for (size_t i = 0; i < more[row].size(); ++i) sum[row][i] += more[row][i];
+  }
+}
+
 void add_routing(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
                  const std::vector<int64_t>& counts_E, int64_t num_tokens, int64_t num_domains) {
   const at::NoGradGuard no_grad;

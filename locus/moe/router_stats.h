@@ -28,6 +28,10 @@ struct RouterStats {
   double unrouted_share() const;  // of the tokens
 };
 
+// Adds a matrix of counts to another; an empty `sum` takes its shape.
+void add_counts(std::vector<std::vector<int64_t>>& sum,
+                const std::vector<std::vector<int64_t>>& more);
+
 // Adds one routing to `stats`. num_domains > 0 samples domain_expert too.
 void add_routing(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
                  const std::vector<int64_t>& counts_E, int64_t num_tokens, int64_t num_domains);

@@ -106,7 +106,7 @@ struct LogConfig {
     v("interval", interval, "steps between lines of training metrics");
     v("router_interval", router_interval, "steps between lines of router statistics");
     v("domain_interval", domain_interval,
-      "steps between samples of where the tokens of each domain go, among those lines");
+      "steps that are summed up to tell where the tokens of each domain go");
     v("tensorboard", tensorboard, "also write TensorBoard events");
   }
 };

@@ -170,9 +170,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
 
 void Trainer::start_router_stats(int64_t step) {
   if ((step + 1) % settings_.log.router_interval != 0) return;
-  const bool with_domains = (step + 1) % settings_.log.domain_interval == 0;
-  const auto num_domains =
-      with_domains ? static_cast<int64_t>(parts_.source->domain_names().size()) : 0;
+  const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
   for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_stats(num_domains);
 }
 
@@ -194,7 +192,13 @@ void Trainer::write_router_stats(int64_t step) {
         .set("top_weight", stats.top_weight_sum / tokens)
         .set("balance_loss", stats.balance_loss / batches)
         .set("z_loss", stats.z_loss / batches);
-    if (!stats.domain_expert.empty()) line.set("domain_expert", stats.domain_expert);
+    if (!stats.domain_expert.empty()) {
+      moe::add_counts(domain_expert_[layer], stats.domain_expert);
+      if (step % settings_.log.domain_interval == 0) {
+        line.set("domain_expert", domain_expert_[layer]);
+        domain_expert_.erase(layer);
+      }
+    }
     parts_.metrics.write(line);
   }
 }

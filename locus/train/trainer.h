@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -74,6 +75,9 @@ class Trainer {
   TrainStep train_step_;
   TrainerState state_;
   std::function<void(int64_t)> evaluate_;
+  // By layer: [domain][expert], summed up until the next line that tells it. One step alone sees
+  // few domains.
+  std::map<int64_t, std::vector<std::vector<int64_t>>> domain_expert_;
 };
 
 }  // namespace locus::train

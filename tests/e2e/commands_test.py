@@ -40,6 +40,8 @@ def test_train_writes_a_run(folder):
     assert {line["kind"] for line in lines} == {"run", "train", "moe", "valid", "checkpoint", "end"}
     moe = [line for line in lines if line["kind"] == "moe"][-1]
     assert sum(moe["tokens_per_expert"]) == 4 * 32 * 2 and len(moe["domain_expert"]) == 2
+    # 60 steps: the last sum over twenty of them, of which every tenth writes a line.
+    assert sum(map(sum, moe["domain_expert"])) == 2 * 4 * 32 * 2, moe["domain_expert"]
     assert len((folder / "run" / "metrics.csv").read_text().splitlines()) == 13
     for name in ("config.toml", "log.txt", "checkpoints/latest"):
         assert (folder / "run" / name).exists(), name
