@@ -76,5 +76,6 @@ int run_guarded(std::vector<std::string> arguments) {
 int main(int argc, char** argv) {
   // `locus list | head`: the end of the reader is a quiet end, whatever the parent set.
   std::signal(SIGPIPE, SIG_DFL);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file over its limit is an error like a full disk
   return run_guarded({argv + std::min(argc, 1), argv + argc});
 }

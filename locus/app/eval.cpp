@@ -122,6 +122,9 @@ void eval(const EvalOptions& options, std::ostream& out) {
   if (!options.text.empty() && !options.data.empty()) {
     throw ConfigError("give either prepared data or raw text, not both");
   }
+  if (options.max_batches < 0 || options.sequence_length < 0 || options.num_threads < 0) {
+    throw ConfigError("--max-batches, --sequence-length and --num-threads must be 0 or more");
+  }
   if (options.batch_size < 1) {
     throw ConfigError("--batch-size {} must be 1 or more", options.batch_size);
   }

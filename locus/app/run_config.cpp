@@ -1,7 +1,9 @@
 #include "locus/app/run_config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <set>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
@@ -35,7 +37,8 @@ class Problems {
     add_if(value <= 0, "{} = {} must be positive", key, value);
   }
   void not_negative(std::string_view key, double value) {
-    add_if(!(value >= 0), "{} = {} must not be negative", key, value);
+    add_if(!(value >= 0 && std::isfinite(value)), "{} = {} must be 0 or more, and finite", key,
+           value);
   }
   void share(std::string_view key, double value) {
     add_if(!(value >= 0 && value < 1), "{} = {} must be at least 0 and below 1", key, value);
@@ -106,6 +109,8 @@ void check_moe(const RunConfig& config, Problems& out) {
   out.add_if(
       moe.shared_expert_gate && moe.shared_expert_intermediate_size == 0,
       "moe.shared_expert_gate needs a shared expert: moe.shared_expert_intermediate_size is 0");
+  out.add_if(std::set<int64_t>(moe.layers.begin(), moe.layers.end()).size() != moe.layers.size(),
+             "moe.layers names a layer twice");
   for (const int64_t layer : moe.layers) {
     out.add_if(layer < 0 || layer >= config.model.num_hidden_layers,
                "moe.layers names layer {}; model.num_hidden_layers = {}", layer,

@@ -7,6 +7,13 @@ namespace locus::app {
 
 RunFolder::RunFolder(const fs::path& path, bool resume) : path_(path) {
   make_folders(path);
+  const bool is_run = fs::exists(path / ".lock") || fs::exists(path / "metrics.jsonl") ||
+                      fs::is_directory(checkpoints());
+  if (!is_run && !fs::is_empty(path)) {
+    throw ConfigError(
+        "train.output_dir = \"{}\" is a folder with other things in it; name a new one",
+        path.string());
+  }
   const fs::path lock = path / ".lock";
   lock_ = FileLock::try_acquire(lock);
   if (!lock_) {

@@ -106,7 +106,10 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   optimizer_ = train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_));
   if (resume) load_checkpoint();
   write_file_atomic(folder_.path() / "config.toml", to_toml(config_));
-  metrics_.emplace(folder_.path(), resumed_step_, config_.log.tensorboard);
+  // A run that was killed before its first checkpoint keeps what it wrote, too.
+  const bool has_history = fs::exists(folder_.path() / "metrics.jsonl");
+  metrics_.emplace(folder_.path(), has_history ? std::optional(state_.step) : std::nullopt,
+                   config_.log.tensorboard);
 }
 
 void TrainSession::load_checkpoint() {
@@ -141,11 +144,15 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   const Fields now = config_.fields();
   for (size_t i = 0; i < now.size(); ++i) {
     const std::string& key = now[i].path;
-    const bool orders_data = (key.starts_with("data.") && key != "data.prefetch") ||
-                             key == "train.seed" || key == "train.global_batch_size";
-    if (!orders_data || locus::to_toml(now[i].value) == locus::to_toml(before[i].value)) continue;
-    log::warning("{} was {} and is {}: the order of the data changes at this step", key,
-                 locus::to_toml(before[i].value), locus::to_toml(now[i].value));
+    const bool matters = key.starts_with("model.") || key.starts_with("moe.") ||
+                         key.starts_with("data.") || key.starts_with("optimizer.") ||
+                         key.starts_with("lr_schedule.") || key == "train.seed" ||
+                         key == "train.global_batch_size" || key == "train.dtype";
+    const std::string was = locus::to_toml(before[i].value);
+    const std::string is = locus::to_toml(now[i].value);
+    if (matters && key != "data.prefetch" && was != is) {
+      log::warning("{} was {} and is {} from this step on", key, was, is);
+    }
   }
 }
 
@@ -227,15 +234,22 @@ void TrainSession::run(std::ostream& out) {
                       .set("loss", outcome.loss)
                       .set("wall_s", outcome.wall_s)
                       .set("tokens", outcome.state.tokens));
-  out << format("{} step={} tokens={} loss={:.6f} wall_s={:.1f} run={}\n", outcome.reason,
-                outcome.state.step, outcome.state.tokens, outcome.loss, outcome.wall_s,
-                folder_.path().string());
+  const std::string loss = std::isnan(outcome.loss)
+                               ? ""
+                               : format(" loss={:.6f}", outcome.loss);  // NaN: no step was done
+  if (loss.empty()) {
+    log::warning("nothing was trained: the run is at step {}, train.max_steps = {}",
+                 outcome.state.step, config_.train.max_steps);
+  }
+  out << format("{} step={} tokens={}{} wall_s={:.1f} run={}\n", outcome.reason, outcome.state.step,
+                outcome.state.tokens, loss, outcome.wall_s, folder_.path().string());
   log::close_file();
   if (outcome.signal != 0) throw Interrupted(outcome.signal);
 }
 
 // Everything that can be checked without building tensors.
 void dry_run(RunConfig config, std::ostream& out) {
+  parse_device(config.train.device);
   const bool knows_data = !config.data.train.empty() || !config.data.tokenizer.empty();
   if (knows_data || config.model.vocab_size == 0) {
     const std::string path = tokenizer_path(config.data);

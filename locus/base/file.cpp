@@ -62,13 +62,22 @@ void make_folders(const fs::path& path) {
 }
 
 void write_file_atomic(const fs::path& path, std::string_view content) {
-  fs::path temporary = path;
+  // Renaming would put a file in the place of a device, or of a link instead of what it names.
+  fs::path target = path;
+  std::error_code code;
+  if (fs::exists(path, code)) {
+    if (!fs::is_regular_file(path, code)) {
+      throw DataError("{}: is there and is not a regular file", path.string());
+    }
+    if (fs::is_symlink(path, code)) target = fs::canonical(path);
+  }
+  fs::path temporary = target;
   temporary += ".tmp" + std::to_string(::getpid());
   try {
     FileWriter writer(temporary);
     writer.write(content);
     writer.close();
-    rename_durable(temporary, path);
+    rename_durable(temporary, target);
   } catch (...) {
     std::error_code ignored;
     fs::remove(temporary, ignored);

@@ -17,6 +17,8 @@ extern "C" void remember_signal(int signal) {
 void watch_signals() {
   std::signal(SIGINT, remember_signal);
   std::signal(SIGTERM, remember_signal);
+  // A closed terminal; whoever was started with nohup wants to go on.
+  if (std::signal(SIGHUP, remember_signal) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);
 }
 
 int received_signal() { return received; }

@@ -1,4 +1,4 @@
-// SIGINT and SIGTERM as a flag that loops look at: work ends at a clean boundary.
+// SIGINT, SIGTERM and SIGHUP as a flag that loops look at: work ends at a clean boundary.
 #pragma once
 
 namespace locus {
@@ -6,7 +6,7 @@ namespace locus {
 // Installs handlers; a second signal of the same kind ends the process at once.
 void watch_signals();
 
-// The signal that arrived (SIGINT, SIGTERM), or 0.
+// The signal that arrived, or 0.
 int received_signal();
 
 // For tests: as if the signal had come; 0 forgets it.

@@ -142,7 +142,8 @@ INSTANTIATE_TEST_SUITE_P(
                      "model.num_attention_heads = 0 must be positive"},
         WrongSetting{{"model.intermediate_size=-1"},
                      "model.intermediate_size = -1 must be positive"},
-        WrongSetting{{"model.vocab_size=-1"}, "model.vocab_size = -1 must not be negative"},
+        WrongSetting{{"model.vocab_size=-1"},
+                     "model.vocab_size = -1 must be 0 or more, and finite"},
         WrongSetting{{"model.hidden_size=260"}, "model.hidden_size = 260 is not divisible by"},
         WrongSetting{{"model.num_key_value_heads=3"},
                      "is not a multiple of model.num_key_value_heads = 3"},
@@ -166,7 +167,7 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Moe, Problem,
     testing::Values(
-        WrongSetting{{"moe.num_experts=-1"}, "moe.num_experts = -1 must not be negative"},
+        WrongSetting{{"moe.num_experts=-1"}, "moe.num_experts = -1 must be 0 or more, and finite"},
         WrongSetting{{"moe.num_experts=1"}, "moe.router.top_k = 2"},
         WrongSetting{{"moe.router.top_k=0"}, "moe.router.top_k = 0"},
         WrongSetting{{"moe.router.capacity_factor=-1.0"}, "moe.router.capacity_factor = -1"},
@@ -187,7 +188,7 @@ INSTANTIATE_TEST_SUITE_P(
     Training, Problem,
     testing::Values(
         WrongSetting{{"data.sequence_length=0"}, "data.sequence_length = 0 must be positive"},
-        WrongSetting{{"data.prefetch=-1"}, "data.prefetch = -1 must not be negative"},
+        WrongSetting{{"data.prefetch=-1"}, "data.prefetch = -1 must be 0 or more, and finite"},
         WrongSetting{{"data.train=[\"a\"]", "data.train_weights=[0.5, 0.5]"},
                      "2 numbers for 1 datasets"},
         WrongSetting{{"data.train=[\"a\"]", "data.train_weights=[0.0]"},

@@ -78,13 +78,23 @@ TEST(WriteFileAtomic, KeepsTheOldContentWhenTheDiskRefusesTheNew) {
   EXPECT_EQ(num_entries(folder.path()), 1U);
 }
 
-TEST(WriteFileAtomic, RemovesItsTemporaryFileWhenTheRenameFails) {
+TEST(WriteFileAtomic, RefusesATargetThatIsNoRegularFile) {
   const test::TempFolder folder;
   make_folders(folder / "taken/inside");
-  const std::string message =
-      test::error_of<DataError>([&] { write_file_atomic(folder / "taken", "x"); });
-  EXPECT_NE(message.find("cannot be renamed"), std::string::npos);
+  for (const std::string& target : {(folder / "taken").string(), std::string("/dev/null")}) {
+    const std::string message = test::error_of<DataError>([&] { write_file_atomic(target, "x"); });
+    EXPECT_EQ(message, target + ": is there and is not a regular file");
+  }
   EXPECT_EQ(num_entries(folder.path()), 1U);
+}
+
+TEST(WriteFileAtomic, WritesToWhatALinkNames) {
+  const test::TempFolder folder;
+  write_file_atomic(folder / "target", "old");
+  std::filesystem::create_symlink("target", folder / "link");
+  write_file_atomic(folder / "link", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_EQ(read_file(folder / "target"), "new");
 }
 
 TEST(WriteFileAtomic, NamesTheFolderThatIsNotThere) {

@@ -112,6 +112,31 @@ def test_bad_run_folders(folder):
     assert (folder / "busy" / "checkpoints" / ("step_%08d" % last["step"])).is_dir()
 
 
+def test_nothing_of_others_is_replaced(folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "config.toml").write_text("precious")
+    expect_error(folder, 2, ["mine", "other things in it"], "train", "--config", "run.toml", "--set",
+                 "train.output_dir=mine")
+    assert (folder / "mine" / "config.toml").read_text() == "precious"
+    ask = ["eval", "--checkpoint", "run", "--max-batches", "1", "--output"]
+    expect_error(folder, 3, ["/dev/null", "not a regular file"], *ask, "/dev/null")
+    (folder / "target.json").write_text("{}")
+    (folder / "link.json").symlink_to("target.json")
+    locus(folder, *ask, "link.json")
+    assert (folder / "link.json").is_symlink() and "loss" in (folder / "target.json").read_text()
+
+
+def test_resuming_says_what_changed_and_what_there_was_to_do(folder):
+    out, log = locus(folder, "train", "--config", "run.toml", "--resume", "--set", "moe.router.type=switch")
+    expect(log, 'moe.router.type was "top_k" and is "switch"', "nothing was trained")
+    assert "loss=" not in out, out
+    lines = (folder / "again" / "metrics.jsonl").read_text()
+    shutil.rmtree(folder / "again" / "checkpoints")
+    locus(folder, "train", "--config", "run.toml", "--resume", "--set", "train.output_dir=again", "--set",
+          "train.max_steps=5")
+    assert (folder / "again" / "metrics.jsonl").read_text().startswith(lines), "the history is gone"
+
+
 def test_damaged_checkpoints(folder):
     shutil.copytree(folder / "run", folder / "hurt")
     newest = folder / "hurt" / "checkpoints" / "step_00000060" / "model.safetensors"
