@@ -234,13 +234,12 @@ void TrainSession::run(std::ostream& out) {
                       .set("loss", outcome.loss)
                       .set("wall_s", outcome.wall_s)
                       .set("tokens", outcome.state.tokens));
-  const std::string loss = std::isnan(outcome.loss)
-                               ? ""
-                               : format(" loss={:.6f}", outcome.loss);  // NaN: no step was done
-  if (loss.empty()) {
+  if (outcome.state.step == state_.step) {
     log::warning("nothing was trained: the run is at step {}, train.max_steps = {}",
                  outcome.state.step, config_.train.max_steps);
   }
+  // Without a loss where there was no step, or where all of the last ones were skipped.
+  const std::string loss = std::isnan(outcome.loss) ? "" : format(" loss={:.6f}", outcome.loss);
   out << format("{} step={} tokens={}{} wall_s={:.1f} run={}\n", outcome.reason, outcome.state.step,
                 outcome.state.tokens, loss, outcome.wall_s, folder_.path().string());
   log::close_file();

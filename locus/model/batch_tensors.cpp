@@ -23,9 +23,8 @@ void check_ids(const data::Batch& batch, int64_t vocab_size) {
     const auto largest = std::max_element(ids->begin(), ids->end());
     if (largest == ids->end() || *largest < vocab_size) continue;
     throw DataError(
-        "the data holds token id {}, but the model's vocabulary ends at {}: they do not have the "
-        "same "
-        "tokenizer",
+        "the data holds token id {}, but the model's vocabulary ends at {}: they have different "
+        "tokenizers",
         *largest, vocab_size - 1);
   }
 }
