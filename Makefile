@@ -9,7 +9,7 @@ JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 / 1.6e6); \
 TORCH_ARGS = $(if $(LOCUS_TORCH),"-DCMAKE_PREFIX_PATH=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/torch)")
 export LOCUS_TORCH
 
-.PHONY: program build demo test check format docs setup install clean help
+.PHONY: program build demo test test-packages bench goals check format docs setup install clean help
 .DEFAULT_GOAL := program
 
 program: $(BUILD)/build.ninja ## build the program alone, build/locus (default)
@@ -21,8 +21,19 @@ build: $(BUILD)/build.ninja ## build everything, the tests too
 demo: ## everything: corpus, training (about 4 minutes), evaluation, samples, report
 	@tools/demo.sh
 
-test: build ## build and run all tests
+test: build test-packages ## build and run all tests
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+test-packages: ## install what tests compare with into .venv: transformers and others
+	@tools/setup.sh --test-packages
+
+bench: $(BUILD)/build.ninja test-packages ## run the benchmarks (at most 25 minutes), or one: make bench THEME=moe_layer
+	@cmake -S . -B $(BUILD) -DLOCUS_BENCHMARKS=ON > $(BUILD)/bench-configure.log
+	@cmake --build $(BUILD) -j $(JOBS) --target locus_cli locus_bench
+	@python3 benchmarks/run.py --build $(BUILD) $(if $(THEME),--theme $(THEME))
+
+goals: ## all rows that the benchmarks have kept: goals met and missed
+	@python3 benchmarks/run.py --goals
 
 check: ## style and layer rules
 	@python3 tools/check_layers.py
@@ -46,7 +57,7 @@ clean: ## remove build/ (not .venv/, not runs/)
 	@rm -rf $(BUILD)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 $(BUILD)/setup.stamp: tools/setup.sh
 	@$(MAKE) --no-print-directory setup

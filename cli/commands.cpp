@@ -96,10 +96,11 @@ Action add_train(CLI::App& command) {
 void add_model(CLI::App& command, std::string* checkpoint, int64_t* num_threads,
                std::string* dtype) {
   const char* kModel = "Model";
-  add_option(command,
-             {"--checkpoint", "run folder (its newest intact checkpoint) or checkpoint folder",
-              "FOLDER", kModel},
-             checkpoint)
+  add_option(
+      command,
+      {"--checkpoint", "run folder (its newest intact checkpoint), checkpoint, or model folder",
+       "FOLDER", kModel},
+      checkpoint)
       ->required();
   add_option(command,
              {"--dtype", "type that computes: float32 or bfloat16; as trained if not given", "TYPE",
@@ -173,6 +174,29 @@ Action add_generate(CLI::App& command) {
            &options->use_cache, false);
   add_option(command, {"--output", "also append the texts to this file", "FILE"}, &options->output);
   return [options](std::ostream& out) { app::generate(*options, out); };
+}
+
+Action add_convert(CLI::App& command) {
+  auto options = std::make_shared<app::ConvertOptions>();
+  add_argument(command,
+               {.name = "SOURCE",
+                .doc = "run (its newest intact checkpoint), checkpoint, or model folder",
+                .group = "Arguments"},
+               &options->source)
+      ->required();
+  add_argument(command, {.name = "TARGET", .doc = "folder to write", .group = "Arguments"},
+               &options->target)
+      ->required();
+  add_option(
+      command,
+      {"--dtype", "float32, bfloat16 or float16 for the weights; as they are if not given", "TYPE"},
+      &options->dtype);
+  add_option(
+      command,
+      {"--max-shard-size", "largest file of weights; more go to several with an index", "SIZE"},
+      &options->max_shard_size);
+  add_flag(command, {"--overwrite", "replace TARGET if it is there"}, &options->overwrite);
+  return [options](std::ostream& out) { app::convert(*options, out); };
 }
 
 Action add_report(CLI::App& command) {
@@ -269,6 +293,27 @@ constexpr CommandEntry kCommands[] = {
   locus generate --checkpoint runs/demo < prompts.txt
 )",
      add_generate, true},
+    {"import", "take over a model from Hugging Face's format",
+     "Checks a model folder of Hugging Face (config.json, safetensors, tokenizer) for everything "
+     "that "
+     "Locus would have to compute, and writes it anew, tensor by tensor, in the type and the sizes "
+     "of "
+     "files that are asked for. `train`, `eval` and `generate` also take such folders as they are.",
+     R"(Examples:
+  locus import ~/models/OLMoE-1B-7B models/olmoe --dtype float32
+  locus train --config my.toml --set checkpoint.initial_load_path=models/olmoe
+)",
+     add_convert, true},
+    {"export", "write a model for transformers and others",
+     "Writes the model of a run or checkpoint as a folder that "
+     "AutoModelForCausalLM.from_pretrained "
+     "of transformers opens, without the trainer's state. What transformers cannot compute is "
+     "said.",
+     R"(Examples:
+  locus export runs/demo models/demo --dtype bfloat16
+  locus export runs/demo/checkpoints/step_00001000 models/demo --max-shard-size 500MB
+)",
+     add_convert, true},
     {"report", "write one HTML page about runs",
      "Writes one HTML page about one run or several: curves, speed, load of the experts, "
      "differences of settings. "

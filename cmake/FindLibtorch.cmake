@@ -59,6 +59,16 @@ set_target_properties(locus::libtorch PROPERTIES
   INTERFACE_INCLUDE_DIRECTORIES "${Libtorch_ROOT}/include;${Libtorch_ROOT}/include/torch/csrc/api/include"
   INTERFACE_LINK_LIBRARIES "${Libtorch_ROOT}/lib/libtorch_cpu.so;${Libtorch_ROOT}/lib/libc10.so"
   INTERFACE_COMPILE_DEFINITIONS "_GLIBCXX_USE_CXX11_ABI=1")
+# at::parallel_for is a template in headers: without OpenMP it is compiled to a plain loop. The
+# runtime is libtorch's own file, whatever its name: a second one would bring a second pool of threads.
+file(GLOB _openmp ${Libtorch_ROOT}/lib/libgomp*.so*)
+if(_openmp)
+  list(GET _openmp 0 _openmp)
+else()
+  find_library(_openmp NAMES libgomp.so.1 REQUIRED)
+endif()
+set_property(TARGET locus::libtorch APPEND PROPERTY INTERFACE_COMPILE_OPTIONS -fopenmp)
+set_property(TARGET locus::libtorch APPEND PROPERTY INTERFACE_LINK_LIBRARIES ${_openmp})
 if(LOCUS_CUDA)
   # Nothing refers to libtorch_cuda by symbol: it registers kernels when it is loaded.
   set_property(TARGET locus::libtorch APPEND PROPERTY INTERFACE_LINK_LIBRARIES

@@ -20,8 +20,9 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/locus DESTINATION ${CMAKE_INSTALL_INCLUD
   FILES_MATCHING PATTERN "*.h")
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/configs DESTINATION ${CMAKE_INSTALL_DATADIR}/locus)
 if(TARGET locus_cli)
-  set_target_properties(locus_cli PROPERTIES INSTALL_RPATH ${Libtorch_ROOT}/lib)
+  set_target_properties(locus_compute PROPERTIES INSTALL_RPATH ${Libtorch_ROOT}/lib)
   install(TARGETS locus_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS locus_compute RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/locus)
 endif()
 
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/locus-config.cmake.in

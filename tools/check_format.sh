@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
 
-mapfile -t code < <(find locus cli tests examples -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) | sort)
-mapfile -t text < <(find locus cli tests examples cmake configs tools docs -type f \
+mapfile -t code < <(find locus cli tests benchmarks examples -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) | sort)
+mapfile -t text < <(find locus cli tests benchmarks examples cmake configs tools docs -type f \
   \( -name '*.txt' -o -name '*.cmake' -o -name '*.toml' -o -name '*.sh' -o -name '*.py' -o -name '*.md' \) \
   ! -path 'tests/*/data/*' ! -path 'tests/golden/*' | sort)
 text+=(Makefile CMakeLists.txt .ci/run README.md DEVELOPERS.md CONTRIBUTING.md CHANGELOG.md)

@@ -3,6 +3,9 @@
 #
 #   tools/setup.sh          what the build, the tests and the demo need
 #   tools/setup.sh --dev    the same and clang-format
+#   tools/setup.sh --test-packages
+#                           puts the Python packages that tests compare with into .venv, where the
+#                           network gives them; without them those tests skip, by name
 #   LOCUS_TORCH=SPEC        puts this PyTorch into .venv: anything that pip accepts
 #                           ("torch==2.12.0", a wheel's path or address)
 #
@@ -13,11 +16,15 @@ cd "$(dirname "$0")/.."
 readonly kTorch="torch==2.13.0"
 readonly kUnfinished="build/.apt-unfinished"
 torch_spec="${LOCUS_TORCH:-$kTorch}"
+readonly kTestPackages=(transformers==5.23.0 tokenizers==0.23.3 sentencepiece==0.2.3 safetensors==0.8.0
+  tensorboard==2.21.0 numpy==2.4.6 protobuf==7.36.2)
 dev=""
+test_packages=""
 case "${1:-}" in
   "") ;;
   --dev) dev=yes ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  --test-packages) test_packages=yes ;;
+  *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -59,6 +66,8 @@ missing_packages() {
   need libzstd-dev has_header zstd.h
   need zlib1g-dev has_header zlib.h
   need libxxhash-dev has_header xxhash.h
+  need libpcre2-dev has_header pcre2.h
+  need libutf8proc-dev has_header utf8proc.h
   need libgtest-dev has_header gtest/gtest.h
   # Text for the demo's corpus.
   need manpages has_manuals manpages
@@ -230,5 +239,28 @@ setup_torch() {
   say "libtorch is installed ($(elapsed))"
 }
 
+# --- 3 packages that tests compare with ---------------------------------------------------------------
+# Their absence is no failure: the tests say what they miss.
+setup_test_packages() {
+  local stamp=.venv/locus-test-packages.txt
+  if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "${kTestPackages[*]}" ]; then
+    return
+  fi
+  say "installs with pip into .venv what tests compare with (about 100 MB): ${kTestPackages[*]}"
+  mkdir -p build
+  if { [ -d .venv ] || make_venv; } && pip_install --quiet --retries 1 --timeout 15 "${kTestPackages[@]}" \
+      >build/setup-test-packages.log 2>&1; then
+    printf '%s\n' "${kTestPackages[*]}" > "$stamp"
+    say "they are installed ($(elapsed))"
+  else
+    say "they could not be installed, and the tests that need them will skip; pip said:" \
+      "$(tail -n 1 build/setup-test-packages.log 2>/dev/null)"
+  fi
+}
+
+if [ -n "$test_packages" ]; then
+  setup_test_packages
+  exit 0
+fi
 install_packages
 setup_torch

@@ -20,8 +20,8 @@ struct TrainOptions {
 };
 void train(const TrainOptions& options, std::ostream& out);
 
-// Where a trained model comes from: a checkpoint folder, or a run folder (its newest intact
-// checkpoint).
+// Where a model comes from: a run folder (its newest intact checkpoint), a checkpoint folder, or a
+// model folder of Hugging Face.
 struct EvalOptions {
   std::string checkpoint;
   std::vector<std::string> data;  // prepared datasets; empty: the validation data of the run
@@ -66,6 +66,16 @@ void list(const std::string& what, std::ostream& out);
 
 // All settings as TOML with their meaning; with a file, that file resolved.
 void config(const std::string& file, const std::vector<std::string>& overrides, std::ostream& out);
+
+// `locus import` and `locus export`: one model folder into another.
+struct ConvertOptions {
+  std::string source;  // run, checkpoint or model folder
+  std::string target;  // folder that appears complete or not at all
+  std::string dtype;   // float32 | bfloat16 | float16; empty: as stored
+  std::string max_shard_size = "5GB";
+  bool overwrite = false;
+};
+void convert(const ConvertOptions& options, std::ostream& out);
 
 // What a path is (checkpoint, run, dataset, safetensors file, tokenizer), shapes, sizes, checksum
 // state. `verify` reads everything and compares the checksums.

@@ -137,12 +137,12 @@ void eval(const EvalOptions& options, std::ostream& out) {
                       loaded.config.model.max_position_embeddings);
   }
   Evaluator evaluator(options, loaded);
-  out << format("checkpoint {} (step {}) on {}\n", loaded.checkpoint.path.string(),
-                loaded.checkpoint.step, evaluator.what());
+  out << format("{} {} on {}\n", loaded.folder.is_checkpoint() ? "checkpoint" : "model",
+                loaded.folder.text(), evaluator.what());
   const eval::Evaluation result = evaluator.run(/*training_rule=*/false);
   json record = to_json(result);
-  record["checkpoint"] = loaded.checkpoint.path.string();
-  record["step"] = loaded.checkpoint.step;
+  record["checkpoint"] = loaded.folder.path.string();
+  if (loaded.folder.is_checkpoint()) record["step"] = loaded.folder.step;
   record["data"] = evaluator.what();
   print(result, out);
   if (eval::looks_ahead_in_training(*loaded.decoder)) {

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <set>
 
+#include "locus/app/model_folder.h"
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/toml.h"
@@ -238,9 +239,44 @@ RunConfig parse_run_config(const std::string& source, const std::string& text,
   return with_preset;
 }
 
+namespace {
+
+// The folder's shape in place of the defaults, and the settings on top, which may not change it.
+RunConfig on_top_of_folder(const std::string& source, const std::string& text,
+                           const std::vector<std::string>& overrides, const RunConfig& first) {
+  const std::string& path = first.checkpoint.initial_load_path;
+  const ModelFolder folder = resolve_model_folder(path);
+  const model::Shape shape = model::canonical(read_model_config(folder.path).shape);
+  check_weights(folder.path, shape);
+  folder_tokenizer(folder.path, shape.model.vocab_size);
+  RunConfig config;
+  take_shape(config, model::canonical(shape));  // a copy: its options change
+  config.model.preset = "";
+  if (!first.model.preset.empty()) {
+    read_toml(first.model.preset, model::find_preset(first.model.preset).toml, {}, config.fields());
+  }
+  read_toml(source, text, overrides, config.fields());
+  if (config.model.vocab_size == 0) config.model.vocab_size = shape.model.vocab_size;
+  std::string problems;
+  for (const model::ShapeDifference& one : model::differences(shape_of(config), shape)) {
+    if (model::is_of_training(one.setting)) continue;
+    problems += format("{}{} = {} contradicts {} ({}), where the shape comes from{}",
+                       problems.empty() ? "" : "\n", one.setting, one.value, path,
+                       one.other.empty() ? "no such setting" : one.other,
+                       problems.empty() ? " (checkpoint.initial_load_path): leave it out" : "");
+  }
+  if (!problems.empty()) throw ConfigError("{}", problems);
+  return config;
+}
+
+}  // namespace
+
 RunConfig load_run_config(const std::string& file, const std::vector<std::string>& overrides) {
-  return parse_run_config(file.empty() ? "--set" : file, file.empty() ? "" : read_file(file),
-                          overrides);
+  const std::string source = file.empty() ? "--set" : file;
+  const std::string text = file.empty() ? "" : read_file(file);
+  RunConfig config = parse_run_config(source, text, overrides);
+  if (config.checkpoint.initial_load_path.empty()) return config;
+  return on_top_of_folder(source, text, overrides, config);
 }
 
 void validate(const RunConfig& config) {

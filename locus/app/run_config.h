@@ -56,8 +56,9 @@ struct RunConfig {
   std::vector<std::string> problems() const;
 };
 
-// Precedence: defaults < preset (model.preset) < file < overrides. An empty file name: no file.
-// Throws ConfigError for unknown keys and ill-typed values; does not call problems().
+// Precedence: defaults < folder (checkpoint.initial_load_path) < preset (model.preset) < file <
+// overrides. An empty file name: no file. Throws ConfigError for unknown keys, ill-typed values,
+// and settings that contradict the folder's shape; does not call problems().
 RunConfig load_run_config(const std::string& file, const std::vector<std::string>& overrides);
 
 // From the text of a stored configuration (a checkpoint's config.toml).

@@ -46,7 +46,8 @@ void set_threads(int64_t num_threads) {
 std::string tokenizer_path(const data::DataConfig& config) {
   if (!config.tokenizer.empty()) return config.tokenizer;
   for (const std::string& path : config.train) {
-    if (is_dataset_folder(path)) return (fs::path(path) / "tokenizer.model").string();
+    if (!is_dataset_folder(path)) continue;
+    return (fs::path(path) / data::read_dataset_info(path).tokenizer).string();
   }
   if (config.train.empty()) {
     throw ConfigError(
@@ -133,22 +134,29 @@ model::DecoderConfig decoder_config(const RunConfig& config) {
   return out;
 }
 
-LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads) {
-  const train::CheckpointRef checkpoint = train::resolve_checkpoint(path);
-  const std::string file = (checkpoint.path / "config.toml").string();
-  LoadedModel loaded{parse_run_config(file, read_file(file), {}), checkpoint, nullptr, nullptr};
-  validate(loaded.config);
-  if (!dtype.empty()) loaded.config.train.dtype = dtype;
-  set_threads(num_threads);
-  loaded.tokenizer = data::load_tokenizer((checkpoint.path / "tokenizer.model").string());
-  settle_vocabulary(loaded.config, *loaded.tokenizer,
-                    (checkpoint.path / "tokenizer.model").string());
-  model::DecoderConfig shape = decoder_config(loaded.config);
+std::shared_ptr<model::Decoder> load_decoder(const ModelFolder& folder, const RunConfig& config) {
+  check_weights(folder.path, shape_of(config));
+  model::DecoderConfig shape = decoder_config(config);
   // The hash tables come with the weights; what they would be built from does not matter here.
   shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
-  loaded.decoder = std::make_shared<model::Decoder>(shape);
-  train::load_model(checkpoint, *loaded.decoder);
-  loaded.decoder->eval();
+  auto decoder = std::make_shared<model::Decoder>(shape);
+  model::load_weights(*decoder, io::open_safetensors_folder(folder.path));
+  decoder->eval();
+  return decoder;
+}
+
+LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads) {
+  const ModelFolder folder = resolve_model_folder(path);
+  LoadedModel loaded{folder_config(folder), folder, nullptr, nullptr};
+  if (!dtype.empty()) loaded.config.train.dtype = dtype;
+  set_threads(num_threads);
+  loaded.tokenizer = folder_tokenizer(folder.path, loaded.config.model.vocab_size);
+  if (!loaded.tokenizer) {
+    throw DataError("{}: holds no tokenizer (tokenizer.json or tokenizer.model)",
+                    folder.path.string());
+  }
+  settle_vocabulary(loaded.config, *loaded.tokenizer, folder.path.string());
+  loaded.decoder = load_decoder(folder, loaded.config);
   return loaded;
 }
 

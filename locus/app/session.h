@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "locus/app/model_folder.h"
 #include "locus/app/run_config.h"
 #include "locus/data/loader.h"
 #include "locus/data/tokenizer.h"
@@ -45,13 +46,15 @@ std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int6
 model::DecoderConfig decoder_config(const RunConfig& config);
 at::ScalarType parse_dtype(const std::string& name);
 
-// A trained model out of a checkpoint or run folder, ready to evaluate.
+// A model out of a run, checkpoint or model folder, ready to evaluate.
 struct LoadedModel {
   RunConfig config;
-  train::CheckpointRef checkpoint;
+  ModelFolder folder;
   std::unique_ptr<data::Tokenizer> tokenizer;
   std::shared_ptr<model::Decoder> decoder;
 };
+// Without the tokenizer; the configuration's vocabulary is settled.
+std::shared_ptr<model::Decoder> load_decoder(const ModelFolder& folder, const RunConfig& config);
 // dtype empty: as trained.
 LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads);
 

@@ -62,6 +62,7 @@ class TrainSession {
 
  private:
   void load_checkpoint();
+  void load_initial_weights();
   void check_continuation(const train::CheckpointRef& checkpoint);
   void write_run_line(double peak_flops);
   void evaluate(int64_t step);
@@ -105,6 +106,7 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   decoder_->to(device);
   optimizer_ = train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_));
   if (resume) load_checkpoint();
+  if (!resumed_step_ && !config_.checkpoint.initial_load_path.empty()) load_initial_weights();
   write_file_atomic(folder_.path() / "config.toml", to_toml(config_));
   // A run that was killed before its first checkpoint keeps what it wrote, too.
   const bool has_history = fs::exists(folder_.path() / "metrics.jsonl");
@@ -132,9 +134,20 @@ void TrainSession::load_checkpoint() {
   log::info("continuing from {} (step {})", found->path.string(), state_.step);
 }
 
+// Weights alone: the optimiser and the steps begin anew.
+void TrainSession::load_initial_weights() {
+  const ModelFolder folder = resolve_model_folder(config_.checkpoint.initial_load_path);
+  model::load_weights(*decoder_, io::open_safetensors_folder(folder.path));
+  log::info("starting from the weights of {}", folder.text());
+}
+
 // What a resumed run must have in common with its past, and what had better be equal.
 void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
-  if (read_file(checkpoint.path / "tokenizer.model") != tokenizer_->serialized()) {
+  const auto is_ours = [&](const char* name) {
+    const fs::path path = checkpoint.path / name;
+    return fs::exists(path) && read_file(path) == tokenizer_->serialized();
+  };
+  if (!is_ours("tokenizer.model") && !is_ours("tokenizer.json")) {
     throw DataError("{}: was trained with another tokenizer than {}", checkpoint.path.string(),
                     tokenizer_path(config_.data));
   }
@@ -208,7 +221,7 @@ train::TrainerSettings TrainSession::settings(double peak_flops) {
           .flops_per_token = 3 * model::forward_flops_per_token(config_.model, config_.moe,
                                                                 config_.data.sequence_length),
           .peak_flops = peak_flops,
-          .texts = {to_toml(config_), tokenizer_->serialized()}};
+          .texts = checkpoint_texts(config_, *tokenizer_)};
 }
 
 void TrainSession::run(std::ostream& out) {
@@ -224,6 +237,7 @@ void TrainSession::run(std::ostream& out) {
       short_number(static_cast<double>(train_data_->num_tokens())),
       train_data_->domain_names().size(), "measured matmul rate", short_number(peak / 1e9));
   write_run_line(peak);
+  warn_of_losses(config_);
   train::CheckpointWriter checkpoints(folder_.checkpoints(), config_.checkpoint);
   train::Trainer trainer({*decoder_, *optimizer_, train_data_, *metrics_, checkpoints},
                          settings(peak));

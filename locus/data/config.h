@@ -28,7 +28,8 @@ struct DataConfig {
       "share of the samples from each training dataset; empty: by number of tokens");
     v("valid", valid, "validation datasets; empty: the valid split of the training folders");
     v("tokenizer", tokenizer,
-      "SentencePiece model file; empty: tokenizer.model of the first training folder");
+      "tokenizer.model, tokenizer.json, or a folder with one; empty: that of the first training "
+      "folder");
     v("sequence_length", sequence_length, "tokens per training sequence");
     v("reset_attention_mask", reset_attention_mask,
       "documents packed into one sequence do not see each other");

@@ -19,6 +19,7 @@
 #include "locus/data/text_sample.h"
 #include "locus/data/token_pipeline.h"
 #include "locus/data/tokenizer.h"
+#include "locus/data/tokenizers/tokenizer_files.h"
 #include "locus/data/train_tokenizer.h"
 
 namespace locus::data {
@@ -140,7 +141,7 @@ std::vector<InputSpec> parse_inputs(const PrepareConfig& config) {
 void check_replaced(const fs::path& output) {
   std::error_code code;
   if (!fs::exists(output, code)) return;
-  std::set<std::string> known{".lock", "dataset.json", DatasetInfo().tokenizer};
+  std::set<std::string> known{".lock", "dataset.json"};
   for (const char* split : kSplits) {
     for (const char* suffix : {".bin", ".idx", ".domains"})
       known.insert(format("{}{}", split, suffix));
@@ -148,7 +149,7 @@ void check_replaced(const fs::path& output) {
   for (fs::directory_iterator it(output, code), end; !code && it != end; it.increment(code)) {
     const std::string name = it->path().filename().string();
     std::error_code absent;
-    if (known.contains(name) && !it->is_directory(absent)) continue;
+    if ((known.contains(name) || is_tokenizer_file(name)) && !it->is_directory(absent)) continue;
     throw ConfigError(
         "output = \"{}\": holds \"{}\", which is no part of the dataset that is to be replaced; "
         "move it away or name another folder",
@@ -336,6 +337,7 @@ PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) 
   }
   result.info.vocab_size = tokenizer->vocab_size();
   result.info.eod_id = tokenizer->eod_id();
+  result.info.tokenizer = tokenizer->file_name();
   result.info.tokenizer_hash = to_hex(hash128(tokenizer->serialized()));
 
   const Stopwatch watch;
@@ -347,7 +349,9 @@ PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) 
     builder.finish();
   }
   check_splits(config, result.info);
-  write_file_atomic(folder.path() / result.info.tokenizer, tokenizer->serialized());
+  for (const TokenizerFile& file : tokenizer->source_files()) {
+    write_file_atomic(folder.path() / file.name, file.content);
+  }
   write_file_atomic(folder.path() / "dataset.json", to_json(result.info));
   throw_if_interrupted();
   folder.commit();

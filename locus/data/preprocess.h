@@ -1,7 +1,7 @@
 // `locus prepare`: from text to a dataset folder (docs/formats/dataset.md).
 //
 //   documents -> without exact duplicates -> split by a hash of the text -> tokens, on all cores
-//             -> train.*, valid.*, test.*, tokenizer.model, dataset.json
+//             -> train.*, valid.*, test.*, tokenizer.model or .json, dataset.json
 //
 // The same inputs and settings give the same bytes, whatever the number of threads. Which split a
 // document falls in depends on its text and split_seed alone: not on its place, nor on other
@@ -45,7 +45,9 @@ struct PrepareConfig {
       "text files, folders and JSONL, also .gz and .zst, each as path or domain=path");
     v("output", output, "folder of the dataset; it appears when it is complete");
     v("overwrite", overwrite, "replace a dataset that is there already");
-    v("tokenizer", tokenizer, "SentencePiece model to use; empty: train one");
+    v("tokenizer", tokenizer,
+      "tokenizer.model (SentencePiece), tokenizer.json (Hugging Face) or a folder with one of "
+      "them; empty: train one");
     v("model_type", model_type,
       "type of tokenizer to train: bpe (trains fast) or unigram (encodes fast)");
     v("vocab_size", vocab_size, "pieces of the tokenizer to train, 256 byte pieces included");

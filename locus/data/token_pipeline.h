@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <future>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,9 @@
 namespace locus::data {
 
 // One thread feeds it, and the results are handed out in that thread too: the sink needs no lock.
-// Long documents are encoded in parts of about 64 KiB, cut by part_end(), so that the encoder's
-// memory (some 100 bytes a character) stays small and all threads share the work. Tokenizers of
-// ours give what they give for the whole text (see train_tokenizer.h); others may put a space in
-// front of each part.
+// Where the tokenizer gives the same ids (Tokenizer::is_divisible()), long documents are encoded in
+// parts of about 64 KiB, cut by part_end(), so that all threads share the work. Short ones go to a
+// thread together.
 class TokenPipeline {
  public:
   struct Job {
@@ -44,18 +44,38 @@ class TokenPipeline {
   int64_t num_threads() const { return pool_.num_threads(); }
 
  private:
+  using Tokens = std::vector<std::vector<int32_t>>;
+  // Parts of documents that one thread encodes one after the other.
+  struct Batch {
+    struct Piece {
+      std::shared_ptr<const std::string> text;
+      size_t begin = 0;
+      size_t size = 0;
+    };
+    std::vector<Piece> pieces;
+    size_t num_bytes = 0;
+    std::future<Tokens> future;  // valid when it was submitted
+    Tokens tokens;               // when they were taken out of the future
+  };
+  struct Part {
+    std::shared_ptr<Batch> batch;
+    size_t place = 0;
+  };
   struct Entry {
-    std::vector<std::future<std::vector<int32_t>>> parts;
+    std::vector<Part> parts;
     int64_t num_bytes = 0;
     int32_t domain = 0;
     int split = 0;
   };
+  Part add_part(std::shared_ptr<const std::string> text, size_t begin, size_t size);
+  void submit_open_batch();
   bool front_is_ready() const;
   void hand_out_front();
 
   const Tokenizer& tokenizer_;
   const Sink sink_;
   std::deque<Entry> entries_;
+  std::shared_ptr<Batch> open_;  // still takes parts
   int64_t bytes_in_work_ = 0;
   ThreadPool pool_;  // last: its threads end before what they use
 };

@@ -13,6 +13,7 @@
 #include "locus/data/utf8.h"
 #include "locus/eval/eval_mode.h"
 #include "locus/eval/text_stream.h"
+#include "locus/ops/linear.h"
 
 namespace locus::eval {
 namespace {
@@ -48,7 +49,8 @@ class Batch {
   at::Tensor next_logits() {
     const at::Tensor last_BD = use_cache_ ? read_new_tokens() : read_all_tokens();
     const at::Tensor& weight_VD = model_.output_weight();
-    const at::Tensor logits_BV = at::mm(last_BD.to(weight_VD.scalar_type()), weight_VD.t());
+    const at::NoGradGuard no_grad;
+    const at::Tensor logits_BV = ops::linear(last_BD.to(weight_VD.scalar_type()), weight_VD, {});
     return logits_BV.to(at::kCPU, at::kFloat).contiguous();
   }
 

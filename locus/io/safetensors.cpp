@@ -1,5 +1,7 @@
 #include "locus/io/safetensors.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -240,6 +242,14 @@ Hash128 SafetensorsWriter::close() {
   file_.close();
   const XXH128_hash_t hash = XXH3_128bits_digest(hasher_->state.get());
   return {hash.high64, hash.low64};
+}
+
+void release(const TensorView& view) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(view.data.data());
+  const uintptr_t first = (begin + page - 1) / page * page;  // neighbours keep the pages they share
+  const uintptr_t last = (begin + view.data.size()) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 uint64_t num_bytes(const TensorSpec& spec) {

@@ -69,6 +69,9 @@ class SafetensorsWriter {
   size_t next_ = 0;
 };
 
+// The pages of a view go back to the system; a later look at it reads them from the file again.
+void release(const TensorView& view);
+
 // Bytes of a tensor of this spec. Ours to get right: InternalError on overflow or a negative size.
 uint64_t num_bytes(const TensorSpec& spec);
 

@@ -11,25 +11,37 @@ namespace {
 constexpr std::string_view kSingleName = "model.safetensors";
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
 
+// <cache>/snapshots/<commit>/x -> ../../blobs/<hash>
+bool is_cache_blob(const fs::path& folder, const fs::path& target) {
+  const fs::path snapshots = folder.parent_path();
+  return snapshots.filename() == "snapshots" &&
+         target.parent_path() == snapshots.parent_path() / "blobs";
+}
+
+}  // namespace
+
 // An index could name any file of the machine, by its text or through a link.
-fs::path checked_member(const fs::path& folder, const std::string& name, const fs::path& index) {
+fs::path folder_member(const fs::path& folder, const std::string& name, const fs::path& wanted_by) {
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
       name.find('\0') != std::string::npos) {
-    throw DataError("{}: {} is not the name of a file in the same folder", index.string(),
+    throw DataError("{}: {} is not the name of a file in the same folder", wanted_by.string(),
                     shown(name));
   }
   const fs::path path = folder / name;
   std::error_code code;
   if (!fs::is_regular_file(path, code)) {
-    throw DataError("{}: the file is missing; {} needs it", path.string(), index.string());
+    throw DataError("{}: the file is missing; {} needs it", path.string(), wanted_by.string());
   }
   const fs::path target = fs::canonical(path, code);
-  if (code || target.parent_path() != fs::canonical(folder, code)) {
+  const fs::path home = fs::canonical(folder, code);
+  if (code || (target.parent_path() != home && !is_cache_blob(home, target))) {
     throw DataError("{}: the link leads out of the folder, to {}; copy that file here",
                     path.string(), target.string());
   }
   return path;
 }
+
+namespace {
 
 // Shard name -> the tensors that the index places there.
 using Placement = std::map<std::string, std::vector<std::string>>;
@@ -61,6 +73,24 @@ void check_shard(const SafetensorsFile& shard, const std::vector<std::string>& l
                       shown(name), index.string());
     }
   }
+}
+
+// Pickle files run code when they are opened: they are never read.
+[[noreturn]] void refuse_without_weights(const fs::path& folder) {
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(folder, code)) {
+    const std::string name = entry.path().filename().string();
+    const std::string end = entry.path().extension().string();
+    if (!name.starts_with("pytorch_model") && end != ".bin" && end != ".pt" && end != ".pth")
+      continue;
+    throw DataError(
+        "{}: pickle files run code when they are opened; Locus reads safetensors alone. Convert "
+        "the "
+        "folder where you trust it: AutoModelForCausalLM.from_pretrained(old).save_pretrained(new) "
+        "of transformers writes them",
+        entry.path().string());
+  }
+  throw DataError("{}: holds neither {} nor {}", folder.string(), kSingleName, kIndexName);
 }
 
 }  // namespace
@@ -98,13 +128,11 @@ SafetensorsFolder open_safetensors_folder(const fs::path& path) {
     index = path / kIndexName;
     const fs::path single = path / kSingleName;
     if (fs::exists(fs::symlink_status(single, code))) {
-      result.add(SafetensorsFile(checked_member(path, std::string(kSingleName), path)));
+      result.add(SafetensorsFile(folder_member(path, std::string(kSingleName), path)));
       result.make_index();
       return result;
     }
-    if (!fs::exists(index, code)) {
-      throw DataError("{}: holds neither {} nor {}", path.string(), kSingleName, kIndexName);
-    }
+    if (!fs::exists(index, code)) refuse_without_weights(path);
   } else if (path.extension() != ".json") {
     result.add(SafetensorsFile(path));
     result.make_index();
@@ -113,7 +141,7 @@ SafetensorsFolder open_safetensors_folder(const fs::path& path) {
   const fs::path folder = index.has_parent_path() ? index.parent_path() : fs::path(".");
   size_t num_listed = 0;
   for (const auto& [name, listed] : read_index(index)) {
-    SafetensorsFile shard(checked_member(folder, name, index));
+    SafetensorsFile shard(folder_member(folder, name, index));
     check_shard(shard, listed, index);
     num_listed += listed.size();
     result.add(std::move(shard));

@@ -38,6 +38,11 @@ class SafetensorsFolder {
 // file is there, a shard is missing, lies outside the folder, or does not hold what the index says.
 SafetensorsFolder open_safetensors_folder(const fs::path& path);
 
+// The path of the file `name` in `folder`. DataError, naming `wanted_by`, when it is not there or a
+// link leads out of the folder; the links of Hugging Face's cache, from snapshots/<commit>/ to
+// blobs/, are at home there.
+fs::path folder_member(const fs::path& folder, const std::string& name, const fs::path& wanted_by);
+
 // A file that was written, for a manifest.
 struct WrittenFile {
   std::string name;

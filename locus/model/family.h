@@ -8,8 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "locus/model/config.h"
-#include "locus/moe/config.h"
+#include "locus/model/config_keys.h"
 
 namespace locus::model {
 
@@ -30,14 +29,25 @@ struct Preset {
   std::string_view toml;  // [model] and [moe] settings
 };
 
+// How transformers lays out the experts in a file.
+enum class ExpertLayout {
+  kEach,   // a tensor for each expert's matrix: what it writes, and Locus
+  kFused,  // one for all, as transformers 5 holds them in memory
+};
+
 struct FamilyEntry {
-  std::string_view name;  // Hugging Face's model_type
+  std::string_view name;
+  std::string_view model_type;    // Hugging Face's
+  std::string_view architecture;  // class of transformers; of `locus` and deepseek, none there
   std::string_view summary;
   std::span<const Preset> presets;
   // Whether the family can hold this shape.
   bool (*holds)(const ModelConfig&, const moe::MoeConfig&);
   // All stored tensors; together they cover the parameters the family knows of.
-  std::vector<TensorSlice> (*tensors)(const ModelConfig&, const moe::MoeConfig&);
+  std::vector<TensorSlice> (*tensors)(const ModelConfig&, const moe::MoeConfig&, ExpertLayout);
+  // Its config.json.
+  void (*keys)(ConfigKeys&, Shape&);
+  bool in_transformers;
 };
 
 std::span<const FamilyEntry> family_entries();

@@ -1,5 +1,8 @@
 #include "locus/model/llama_names.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "locus/model/decoder.h"
 #include "locus/moe/router.h"
 
@@ -54,7 +57,12 @@ void add_moe(Slices& out, const ModelConfig& model, const moe::MoeConfig& moe,
              const std::string& name, const std::string& ours, const LlamaNames& names) {
   if (moe::find_router(moe.router.type).has_gate)
     out.push_back({name + ".gate.weight", ours + ".router.weight"});
-  for (int64_t e = 0; e < moe.num_experts; ++e) {
+  const bool fused = names.layout == ExpertLayout::kFused;
+  if (fused) {
+    out.push_back({name + ".experts.gate_up_proj", ours + ".experts.up_proj"});
+    out.push_back({name + ".experts.down_proj", ours + ".experts.down_proj"});
+  }
+  for (int64_t e = 0; !fused && e < moe.num_experts; ++e) {
     add_feed_forward(out, model, moe.intermediate_size, name + ".experts." + std::to_string(e),
                      ours + ".experts", e, names);
   }
@@ -92,9 +100,54 @@ std::vector<TensorSlice> llama_tensors(const ModelConfig& model, const moe::MoeC
   return out;
 }
 
+void llama_keys(ConfigKeys& keys, Shape& shape, const LlamaDefaults& defaults) {
+  ModelConfig& model = shape.model;
+  keys.value("vocab_size", &model.vocab_size);
+  keys.value("hidden_size", &model.hidden_size);
+  keys.value("num_hidden_layers", &model.num_hidden_layers);
+  keys.value("num_attention_heads", &model.num_attention_heads);
+  keys.value("num_key_value_heads", &model.num_key_value_heads, defaults.key_value_heads);
+  keys.value("head_dim", &model.head_dim, "0");
+  keys.value("max_position_embeddings", &model.max_position_embeddings);
+  keys.value("rms_norm_eps", &model.norm_eps, defaults.norm_eps);
+  keys.value("initializer_range", &model.initializer_range, "0.02");
+  keys.value("tie_word_embeddings", &model.tie_word_embeddings, "false");
+  keys.only("hidden_act", "\"silu\"");
+  keys.attention_dropout("attention_dropout", 0.0);
+  keys.rope(model, defaults.rope_theta);
+}
+
+void attention_bias_key(ConfigKeys& keys, ModelConfig& model) {
+  keys.value("attention_bias", &model.attention_bias, "false");
+  if (keys.is_reading()) model.attention_output_bias = model.attention_bias;
+}
+
+void norm_topk_key(ConfigKeys& keys, Shape& shape, std::string_view absent) {
+  bool none = false;  // a router without the option: its weights are what its scores are
+  FieldPointer option = &none;
+  for (const Field& field : shape.router_options.fields()) {
+    if (field.path == "norm_topk_prob") option = field.value;
+  }
+  keys.value("norm_topk_prob", option, absent);
+}
+
+void routing_keys(ConfigKeys& keys, Shape& shape, std::string_view top_k, std::string_view coeff) {
+  moe::RouterConfig& router = shape.moe.router;
+  if (!keys.is_reading()) {
+    const double asked = moe::find_router(router.type).experts_per_token(router);
+    router.top_k = std::max<int64_t>(1, std::llround(asked));
+  }
+  keys.value("num_experts_per_tok", &router.top_k, top_k);
+  keys.value("router_aux_loss_coef", &router.aux_loss_coeff, coeff);
+}
+
 bool is_llama_like(const ModelConfig& model) {
   return model.norm_type == "rmsnorm" && model.position_embedding_type == "rope" &&
-         model.hidden_act == "swiglu" && !model.mlp_bias && !model.attention_output_bias;
+         model.hidden_act == "swiglu";
+}
+
+bool heads_fill_hidden_size(const ModelConfig& model) {
+  return model.num_attention_heads * model.head_size() == model.hidden_size;
 }
 
 bool has_moe_layer(const ModelConfig& model, const moe::MoeConfig& moe) {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "locus/base/error.h"
 #include "locus/model/family.h"
@@ -12,11 +13,13 @@
 namespace locus::model {
 namespace {
 
-std::string shape_text(at::IntArrayRef shape) {
-  std::string text = "[";
-  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
+at::Tensor cut(const at::Tensor& parameter, const TensorSlice& slice) {
+  at::Tensor part = slice.expert >= 0 ? parameter.select(0, slice.expert) : parameter;
+  if (slice.rows >= 0) part = part.narrow(0, slice.row_begin, slice.rows);
+  return slice.transposed ? part.t() : part;
 }
+
+}  // namespace
 
 at::ScalarType to_scalar_type(io::DType type) {
   switch (type) {
@@ -34,14 +37,6 @@ at::ScalarType to_scalar_type(io::DType type) {
   LOCUS_CHECK(false, "a type outside the enumeration");
   return at::kFloat;
 }
-
-at::Tensor cut(const at::Tensor& parameter, const TensorSlice& slice) {
-  at::Tensor part = slice.expert >= 0 ? parameter.select(0, slice.expert) : parameter;
-  if (slice.rows >= 0) part = part.narrow(0, slice.row_begin, slice.rows);
-  return slice.transposed ? part.t() : part;
-}
-
-}  // namespace
 
 io::DType to_dtype(at::ScalarType type) {
   for (const io::DTypeInfo& info : io::kDTypes) {
@@ -70,7 +65,8 @@ std::vector<StoredTensor> stored_tensors(Decoder& decoder) {
   std::vector<StoredTensor> out;
   std::set<std::string> known;
   const FamilyEntry& family = closest_family(decoder.config().model, decoder.config().moe);
-  for (const TensorSlice& slice : family.tensors(decoder.config().model, decoder.config().moe)) {
+  for (const TensorSlice& slice :
+       family.tensors(decoder.config().model, decoder.config().moe, ExpertLayout::kEach)) {
     const auto found = by_name.find(slice.parameter);
     if (found == by_name.end()) continue;  // a router without this parameter
     out.push_back({slice.name, cut(found->second, slice)});
@@ -82,39 +78,70 @@ std::vector<StoredTensor> stored_tensors(Decoder& decoder) {
   return out;
 }
 
-void copy_stored(const io::TensorView& view, const std::string& where, const at::Tensor& target) {
-  if (at::IntArrayRef(view.shape) != target.sizes()) {
-    throw DataError("{}: tensor {} has shape {}, the model needs {}", where, view.name,
-                    shape_text(view.shape), shape_text(target.sizes()));
-  }
-  const at::ScalarType type = to_scalar_type(view.dtype);
-  if (at::isFloatingType(type) != at::isFloatingType(target.scalar_type())) {
-    throw DataError("{}: tensor {} has type {}, the model needs {}", where, view.name,
-                    io::dtype_name(view.dtype), io::dtype_name(to_dtype(target.scalar_type())));
-  }
-  const at::Tensor value = at::empty(view.shape, type);  // the view may be unaligned
+at::Tensor read_stored(const io::TensorView& view) {
+  const at::Tensor value = at::empty(view.shape, to_scalar_type(view.dtype));
+  // Not a view of the file: its bytes may be unaligned.
   if (!view.data.empty()) std::memcpy(value.mutable_data_ptr(), view.data.data(), view.data.size());
-  if (at::isFloatingType(type) && !at::isfinite(value).all().item<bool>()) {
-    throw DataError("{}: tensor {} holds a NaN or an infinity", where, view.name);
+  return value;
+}
+
+at::Tensor read_planned(const PlannedTensor& planned) {
+  if (planned.expert < 0) return read_stored(*planned.source);
+  io::TensorView part = *planned.source;
+  part.shape = planned.shape;
+  const size_t row_bytes =
+      static_cast<size_t>(planned.shape.back()) * io::dtype_size(planned.source->dtype);
+  const auto first_row =
+      static_cast<size_t>(planned.expert * planned.source->shape[1] + planned.row_begin);
+  part.data = part.data.subspan(first_row * row_bytes,
+                                static_cast<size_t>(planned.shape.front()) * row_bytes);
+  return read_stored(part);
+}
+
+namespace {
+
+void copy_value(const at::Tensor& value, const std::string& name, const std::string& where,
+                const at::Tensor& target) {
+  if (value.sizes() != target.sizes()) {
+    throw DataError("{}: tensor {} has shape {}, the model needs {}", where, name,
+                    shape_text(value.sizes().vec()), shape_text(target.sizes().vec()));
+  }
+  const bool floating = at::isFloatingType(value.scalar_type());
+  if (floating != at::isFloatingType(target.scalar_type())) {
+    throw DataError("{}: tensor {} has type {}, the model needs {}", where, name,
+                    io::dtype_name(to_dtype(value.scalar_type())),
+                    io::dtype_name(to_dtype(target.scalar_type())));
+  }
+  if (floating && !at::isfinite(value).all().item<bool>()) {
+    throw DataError("{}: tensor {} holds a NaN or an infinity", where, name);
   }
   const at::NoGradGuard no_grad;
   target.copy_(value);
 }
 
+}  // namespace
+
+void copy_stored(const io::TensorView& view, const std::string& where, const at::Tensor& target) {
+  copy_value(read_stored(view), view.name, where, target);
+}
+
 void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder) {
   const std::string where =
       folder.files().empty() ? "" : folder.files().front().path().parent_path().string();
-  std::set<std::string> wanted;
-  for (const StoredTensor& stored : stored_tensors(decoder)) {
-    const io::TensorView* view = folder.find(stored.name);
-    if (view == nullptr) throw DataError("{}: tensor {} is missing", where, stored.name);
-    copy_stored(*view, where, stored.value);
-    wanted.insert(stored.name);
+  std::map<std::string, PlannedTensor> planned;
+  for (PlannedTensor& one : plan_weights(decoder.config().model, decoder.config().moe, folder)) {
+    std::string name = one.name;
+    planned.emplace(std::move(name), std::move(one));
   }
-  for (const io::TensorView* view : folder.tensors()) {
-    if (!wanted.contains(view->name)) {
-      throw DataError("{}: tensor {} is not part of this model's shape", where, view->name);
-    }
+  for (const StoredTensor& stored : stored_tensors(decoder)) {
+    const auto found = planned.find(stored.name);
+    if (found == planned.end()) throw DataError("{}: tensor {} is missing", where, stored.name);
+    copy_value(read_planned(found->second), stored.name, where, stored.value);
+    planned.erase(found);
+  }
+  if (!planned.empty()) {
+    throw DataError("{}: tensor {} is not part of this model's shape", where,
+                    planned.begin()->first);
   }
 }
 

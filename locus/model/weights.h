@@ -12,6 +12,7 @@
 
 #include "locus/io/safetensors_folder.h"
 #include "locus/model/decoder.h"
+#include "locus/model/weight_plan.h"
 
 namespace locus::model {
 
@@ -24,13 +25,20 @@ struct StoredTensor {
 std::vector<StoredTensor> stored_tensors(Decoder& decoder);
 
 // Copies every tensor of `folder` into the decoder. DataError that names the file and the tensor
-// when one is missing, unknown, of another shape or type, or holds a NaN or an infinity.
+// when one is missing, unknown, of another shape or type, or holds a NaN or an infinity, and where
+// weights that the model ties are there twice with different values.
 void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder);
 
 // One stored tensor into `target`, which has its shape. DataError as above; `where` names the file.
 void copy_stored(const io::TensorView& view, const std::string& where, const at::Tensor& target);
 
+// The tensor as it stands in a file: a copy, of the same type.
+at::Tensor read_stored(const io::TensorView& view);
+// The part of it that the plan wants.
+at::Tensor read_planned(const PlannedTensor& planned);
+
 io::DType to_dtype(at::ScalarType type);
+at::ScalarType to_scalar_type(io::DType type);
 
 // The bytes of a contiguous CPU tensor.
 std::span<const std::byte> tensor_bytes(const at::Tensor& tensor);

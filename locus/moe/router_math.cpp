@@ -12,6 +12,7 @@
 #include "locus/base/error.h"
 #include "locus/base/random.h"
 #include "locus/ops/keyed_random.h"
+#include "locus/ops/linear.h"
 
 namespace locus::moe {
 namespace {
@@ -106,7 +107,7 @@ at::Tensor init_gate_weight(const RouterContext& context) {
 
 at::Tensor gate_logits(const at::Tensor& x_TD, const at::Tensor& weight_ED) {
   const at::ScalarType type = compute_type(x_TD);
-  return at::linear(x_TD.to(type), weight_ED.to(type));
+  return ops::linear(x_TD.to(type), weight_ED.to(type), {});
 }
 
 at::Tensor top_k(const at::Tensor& score_RC, int64_t k) {

@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "locus/ops/heads.h"
+
 namespace locus::nn {
 
 Attention::Attention(const AttentionConfig& config) : config_(config) {
@@ -38,20 +40,16 @@ at::Tensor Attention::forward(const at::Tensor& x_BSD, const AttentionInput& inp
     q = q_norm_->forward(q);
     k = k_norm_->forward(k);
   }
-  q = q.view({batch, length, config_.num_heads, config_.head_dim});
-  k = k.view({batch, length, config_.num_key_value_heads, config_.head_dim});
   if (config_.qk_norm == "head") {
-    q = q_norm_->forward(q);
-    k = k_norm_->forward(k);
+    const auto by_head = [&](const nn::Norm& norm, const at::Tensor& x) {
+      return norm.forward(x.reshape({batch, length, -1, config_.head_dim})).flatten(2);
+    };
+    q = by_head(*q_norm_, q);
+    k = by_head(*k_norm_, k);
   }
-  if (input.rope.cos.defined()) {
-    q = apply_rope(q, input.rope);
-    k = apply_rope(k, input.rope);
-  }
-  q = q.transpose(1, 2);
-  k = k.transpose(1, 2);
-  at::Tensor v =
-      parts[2].view({batch, length, config_.num_key_value_heads, config_.head_dim}).transpose(1, 2);
+  q = ops::to_heads(q, config_.num_heads, input.rope.cos, input.rope.sin);
+  k = ops::to_heads(k, config_.num_key_value_heads, input.rope.cos, input.rope.sin);
+  at::Tensor v = ops::to_heads(parts[2], config_.num_key_value_heads, {}, {});
   if (cache != nullptr) {
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t begin = input.cache_lengths[static_cast<size_t>(b)];

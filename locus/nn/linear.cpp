@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "locus/ops/linear.h"
+
 namespace locus::nn {
 
 Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias) {
@@ -9,8 +11,6 @@ Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias) {
   if (with_bias) bias = register_parameter("bias", at::empty({out_features}));
 }
 
-at::Tensor Linear::forward(const at::Tensor& x) const {
-  return at::linear(x, weight.to(x.dtype()), bias.defined() ? bias.to(x.dtype()) : bias);
-}
+at::Tensor Linear::forward(const at::Tensor& x) const { return ops::linear(x, weight, bias); }
 
 }  // namespace locus::nn

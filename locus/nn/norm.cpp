@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "locus/base/error.h"
+#include "locus/ops/rms_norm.h"
 
 namespace locus::nn {
 
@@ -18,9 +19,8 @@ Norm::Norm(NormType type, int64_t size, double eps) : type_(type), eps_(eps) {
 }
 
 at::Tensor Norm::forward(const at::Tensor& x) const {
-  const at::Tensor scale = weight.to(x.dtype());
-  if (type_ == NormType::kRms) return at::rms_norm(x, weight.sizes(), scale, eps_);
-  return at::layer_norm(x, weight.sizes(), scale, bias.to(x.dtype()), eps_);
+  if (type_ == NormType::kRms) return ops::rms_norm(x, weight, eps_);
+  return at::layer_norm(x, weight.sizes(), weight.to(x.dtype()), bias.to(x.dtype()), eps_);
 }
 
 }  // namespace locus::nn

@@ -27,13 +27,4 @@ RopeTable rope_table(const at::Tensor& position_ids, const RopeConfig& config) {
   return {angle.cos().to(at::kFloat), angle.sin().to(at::kFloat)};
 }
 
-at::Tensor apply_rope(const at::Tensor& x_BSHC, const RopeTable& table) {
-  const auto type = x_BSHC.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor cos = table.cos.unsqueeze(2).to(type);
-  const at::Tensor sin = table.sin.unsqueeze(2).to(type);
-  const auto halves = x_BSHC.to(type).chunk(2, -1);
-  return at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1)
-      .to(x_BSHC.dtype());
-}
-
 }  // namespace locus::nn

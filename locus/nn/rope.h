@@ -1,5 +1,4 @@
-// Rotary position embedding (Su et al., 2021) in Hugging Face's layout: the two halves of a head
-// rotate together (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
+// The angles of rotary position embedding (Su et al., 2021); ops/heads.h rotates by them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,8 +20,5 @@ struct RopeTable {
   at::Tensor cos, sin;
 };
 RopeTable rope_table(const at::Tensor& position_ids, const RopeConfig& config);
-
-// x [B, S, H, head_dim]; the table's position_ids were [B, S].
-at::Tensor apply_rope(const at::Tensor& x_BSHC, const RopeTable& table);
 
 }  // namespace locus::nn

@@ -3,7 +3,11 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <functional>
+
 #include "locus/base/error.h"
+#include "locus/ops/products.h"
 
 namespace locus::ops {
 namespace {
@@ -23,8 +27,8 @@ struct Buffers {
 };
 
 // One chunk of tokens: losses, and with buffers for them the gradients of the summed loss.
-void run_chunk(const at::Tensor& hidden_CD, const at::Tensor& weight_VD, const at::Tensor& label_C,
-               int64_t begin, Buffers& out) {
+void run_chunk_aten(const at::Tensor& hidden_CD, const at::Tensor& weight_VD,
+                    const at::Tensor& label_C, int64_t begin, Buffers& out) {
   const int64_t end = begin + hidden_CD.size(0);
   at::Tensor logits_CV = at::mm(hidden_CD, weight_VD.t()).to(accumulate_type(hidden_CD));
   const at::Tensor valid_C = label_C.ge(0);
@@ -50,13 +54,85 @@ void run_chunk(const at::Tensor& hidden_CD, const at::Tensor& weight_VD, const a
   }
 }
 
+// From the logits of one token: its loss, and in their place the loss's gradient.
+void finish_row(float* logits, int64_t size, int64_t label, float* loss, bool* correct,
+                bool want_gradient) {
+  if (label < 0) {
+    if (want_gradient) std::fill_n(logits, size, 0.0f);
+    return;
+  }
+  LOCUS_CHECK(label < size, "label {} of {} classes", label, size);
+  if (correct != nullptr) *correct = std::max_element(logits, logits + size) - logits == label;
+  const float log_sum = cpu::kernels().log_sum_exp(logits, size);
+  *loss = log_sum - logits[label];
+  if (!want_gradient) return;
+  cpu::kernels().softmax_of(logits, size, log_sum);
+  logits[label] -= 1.0f;
+}
+
+// The same with the CPU's kernels: logits are float32 in every compute type, and the row of a token
+// goes through the cache once.
+void run_chunk_cpu(const at::Tensor& hidden_CD, const at::Tensor& weight_VD,
+                   const at::Tensor& label_C, int64_t begin, Buffers& out) {
+  const int64_t num_tokens = hidden_CD.size(0);
+  const int64_t size = weight_VD.size(0);
+  const int64_t dim = weight_VD.size(1);
+  const cpu::Type type = cpu_type(hidden_CD);
+  const at::Tensor logits_CV = at::empty({num_tokens, size}, hidden_CD.options().dtype(at::kFloat));
+  auto* logits = logits_CV.mutable_data_ptr<float>();
+  run_products({{.a = matrix(hidden_CD),
+                 .b = transposed(weight_VD),
+                 .m = num_tokens,
+                 .n = size,
+                 .k = dim,
+                 .c = logits,
+                 .c_stride = size}},
+               type);
+  const auto* label = label_C.const_data_ptr<int64_t>();
+  auto* loss = out.loss_T.mutable_data_ptr<float>() + begin;
+  bool* correct =
+      out.correct_T.defined() ? out.correct_T.mutable_data_ptr<bool>() + begin : nullptr;
+  const bool want_gradient = out.dhidden_TD.defined();
+  parallel_rows(num_tokens, size, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      finish_row(logits + t * size, size, label[t], loss + t,
+                 correct == nullptr ? nullptr : correct + t, want_gradient);
+    }
+  });
+  if (!want_gradient) return;
+  const at::Tensor dhidden_CD = out.dhidden_TD.narrow(0, begin, num_tokens);
+  const std::function<void(const Block&)> store_hidden = [&](const Block& block) {
+    cpu::kernels().store(block.c, block.c_stride, block.rows, block.columns, nullptr, type,
+                         static_cast<char*>(mutable_row_address(dhidden_CD, block.row)) +
+                             block.column * dhidden_CD.element_size(),
+                         dim);
+  };
+  run_products({{.a = matrix(logits_CV),
+                 .b = matrix(weight_VD),
+                 .m = num_tokens,
+                 .n = dim,
+                 .k = size,
+                 .finish = &store_hidden},
+                {.a = transposed(logits_CV),
+                 .b = matrix(hidden_CD),
+                 .m = size,
+                 .n = dim,
+                 .k = num_tokens,
+                 .c = out.dweight_VD.mutable_data_ptr<float>(),
+                 .c_stride = dim,
+                 .accumulate = true}},
+               type);
+}
+
 class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
  public:
   static tensor_list forward(AutogradContext* ctx, const at::Tensor& hidden_TD,
                              const at::Tensor& weight_VD, const at::Tensor& label_T,
                              bool want_gradient, bool want_correct) {
     const int64_t num_tokens = hidden_TD.size(0);
-    const at::Tensor low_VD = weight_VD.to(hidden_TD.dtype());
+    const bool on_cpu = has_cpu_kernels(hidden_TD) && weight_VD.scalar_type() == at::kFloat;
+    const auto run_chunk = on_cpu ? run_chunk_cpu : run_chunk_aten;
+    const at::Tensor low_VD = on_cpu ? weight_VD : weight_VD.to(hidden_TD.dtype());
     Buffers out;
     out.loss_T = at::zeros({num_tokens}, hidden_TD.options().dtype(accumulate_type(hidden_TD)));
     if (want_correct) out.correct_T = at::zeros({num_tokens}, hidden_TD.options().dtype(at::kBool));
@@ -94,8 +170,9 @@ CrossEntropy linear_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor&
                                   const at::Tensor& label_T, bool want_correct) {
   const bool want_gradient =
       at::GradMode::is_enabled() && (hidden_TD.requires_grad() || weight_VD.requires_grad());
-  const tensor_list out = LinearCrossEntropy::apply(hidden_TD.contiguous(), weight_VD, label_T,
-                                                    want_gradient, want_correct);
+  const tensor_list out =
+      LinearCrossEntropy::apply(hidden_TD.contiguous(), weight_VD.contiguous(),
+                                label_T.contiguous(), want_gradient, want_correct);
   return {out[0], out[1], want_correct ? out[2] : at::Tensor()};
 }
 

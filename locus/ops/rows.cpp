@@ -1,15 +1,13 @@
-// Kernels for the CPU with a device-agnostic path of ATen operations beside each.
-//
 // The CPU kernels go token by token through lists of assignments (a counting sort by token), so
-// that threads never write to the same row and every sum has one fixed order.
+// that threads never write to the same row and every sum has one fixed order. Beside each there is
+// a path of libtorch's operations for other devices and types.
 
 #include "locus/ops/rows.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bincount.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
@@ -18,6 +16,7 @@
 #include <numeric>
 
 #include "locus/base/error.h"
+#include "locus/ops/products.h"
 
 namespace locus::ops {
 namespace {
@@ -51,76 +50,72 @@ Buckets bucket(const at::Tensor& key_N, int64_t num_keys) {
   return buckets;
 }
 
-int64_t rows_per_task(int64_t row_size) { return std::max<int64_t>(1, 16384 / (row_size + 1)); }
-
-// out[t] = sum of weight[n] * y[n] over the bucket of t; weight nullptr: all ones.
-template <class T, class W>
-void sum_buckets(const T* y, const W* weight, const Buckets& buckets, int64_t num_tokens,
-                 int64_t dim, T* out) {
-  at::parallel_for(0, num_tokens, rows_per_task(dim), [&](int64_t begin, int64_t end) {
-    std::vector<W> sum(static_cast<size_t>(dim));
-    for (int64_t t = begin; t < end; ++t) {
-      std::fill(sum.begin(), sum.end(), W(0));
-      const auto first = static_cast<size_t>(buckets.starts[static_cast<size_t>(t)]);
-      const auto last = static_cast<size_t>(buckets.starts[static_cast<size_t>(t) + 1]);
-      for (size_t i = first; i < last; ++i) {
-        const int64_t n = buckets.items[i];
-        const W scale = weight == nullptr ? W(1) : weight[n];
-        const T* row = y + n * dim;
-        for (int64_t d = 0; d < dim; ++d)
-          sum[static_cast<size_t>(d)] += scale * static_cast<W>(row[d]);
-      }
-      for (int64_t d = 0; d < dim; ++d)
-        out[t * dim + d] = static_cast<T>(sum[static_cast<size_t>(d)]);
-    }
-  });
-}
-
 // Weights are float32 beside any activation type but float64, whose weights are float64.
 at::ScalarType weight_type(at::ScalarType activation) {
   return activation == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-at::Tensor scatter_sum(const at::Tensor& y_ND, const at::Tensor& token_N,
+// out[t] = sum of weight[n] * y[n] over the bucket of t; weight undefined: all ones.
+at::Tensor sum_buckets(const at::Tensor& y_ND, const at::Tensor& token_N,
                        const at::Tensor& weight_N, int64_t num_tokens) {
   const int64_t dim = y_ND.size(1);
-  if (!y_ND.is_cpu()) {
-    at::Tensor rows = y_ND.to(weight_type(y_ND.scalar_type()));
-    if (weight_N.defined()) rows = rows * weight_N.unsqueeze(1);
-    return at::zeros({num_tokens, dim}, rows.options())
-        .index_add_(0, token_N, rows)
-        .to(y_ND.dtype());
-  }
+  const cpu::Type type = cpu_type(y_ND);
   const Buckets buckets = bucket(token_N, num_tokens);
-  const at::Tensor out = at::empty({num_tokens, dim}, y_ND.options());
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, y_ND.scalar_type(), "scatter_sum", [&] {
-    using W = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-    const W* weight = weight_N.defined() ? weight_N.const_data_ptr<W>() : nullptr;
-    sum_buckets<scalar_t, W>(y_ND.const_data_ptr<scalar_t>(), weight, buckets, num_tokens, dim,
-                             out.mutable_data_ptr<scalar_t>());
-  });
-  return out;
-}
-
-// Gradients of combine_rows: dy[n] = weight[n] * dout[token[n]], dweight[n] = <y[n],
-// dout[token[n]]>.
-template <class T, class W>
-void combine_backward(const T* dout, const T* y, const W* weight, const int64_t* token,
-                      int64_t num_rows, int64_t dim, T* dy, W* dweight) {
-  at::parallel_for(0, num_rows, rows_per_task(dim), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      const T* from = dout + token[n] * dim;
-      const T* row = y + n * dim;
-      const W scale = weight[n];
-      W dot = 0;
-      for (int64_t d = 0; d < dim; ++d) {
-        const W g = static_cast<W>(from[d]);
-        dot += g * static_cast<W>(row[d]);
-        dy[n * dim + d] = static_cast<T>(scale * g);
+  const float* weight = weight_N.defined() ? weight_N.const_data_ptr<float>() : nullptr;
+  const at::Tensor out_TD = at::empty({num_tokens, dim}, y_ND.options());
+  parallel_rows(num_tokens, 2 * dim, [&](int64_t begin, int64_t end) {
+    std::vector<float> sum(static_cast<size_t>(dim));
+    for (int64_t t = begin; t < end; ++t) {
+      std::fill(sum.begin(), sum.end(), 0.0f);
+      const auto last = static_cast<size_t>(buckets.starts[static_cast<size_t>(t) + 1]);
+      for (auto i = static_cast<size_t>(buckets.starts[static_cast<size_t>(t)]); i < last; ++i) {
+        const int64_t n = buckets.items[i];
+        cpu::kernels().add_scaled(type, row_address(y_ND, n), weight == nullptr ? 1.0f : weight[n],
+                                  dim, sum.data());
       }
-      dweight[n] = dot;
+      cpu::kernels().store(sum.data(), dim, 1, dim, nullptr, type, mutable_row_address(out_TD, t),
+                           dim);
     }
   });
+  return out_TD;
+}
+
+at::Tensor scatter_sum(const at::Tensor& y_ND, const at::Tensor& token_N,
+                       const at::Tensor& weight_N, int64_t num_tokens) {
+  if (has_cpu_kernels(y_ND)) return sum_buckets(y_ND, token_N, weight_N, num_tokens);
+  at::Tensor rows = y_ND.to(weight_type(y_ND.scalar_type()));
+  if (weight_N.defined()) rows = rows * weight_N.unsqueeze(1);
+  return at::zeros({num_tokens, y_ND.size(1)}, rows.options())
+      .index_add_(0, token_N, rows)
+      .to(y_ND.dtype());
+}
+
+struct CombineGradients {
+  at::Tensor dy_ND, dweight_N;
+};
+
+// dy[n] = weight[n] * dout[token[n]], dweight[n] = <y[n], dout[token[n]]>.
+CombineGradients combine_backward(const at::Tensor& dout_TD, const at::Tensor& y_ND,
+                                  const at::Tensor& token_N, const at::Tensor& weight_N) {
+  if (!has_cpu_kernels(y_ND)) {
+    const at::Tensor rows = at::index_select(dout_TD, 0, token_N).to(weight_N.dtype());
+    return {(rows * weight_N.unsqueeze(1)).to(y_ND.dtype()),
+            (rows * y_ND.to(weight_N.dtype())).sum(1)};
+  }
+  const int64_t dim = y_ND.size(1);
+  const cpu::Type type = cpu_type(y_ND);
+  const CombineGradients d{at::empty_like(y_ND), at::empty_like(weight_N)};
+  const auto* token = token_N.const_data_ptr<int64_t>();
+  const auto* weight = weight_N.const_data_ptr<float>();
+  auto* dweight = d.dweight_N.mutable_data_ptr<float>();
+  parallel_rows(y_ND.size(0), 2 * dim, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      dweight[n] =
+          cpu::kernels().scale_and_dot(type, row_address(dout_TD, token[n]), row_address(y_ND, n),
+                                       weight[n], dim, mutable_row_address(d.dy_ND, n));
+    }
+  });
+  return d;
 }
 
 class GatherRows : public torch::autograd::Function<GatherRows> {
@@ -149,24 +144,8 @@ class CombineRows : public torch::autograd::Function<CombineRows> {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &y_ND = saved[0], &token_N = saved[1], &weight_N = saved[2];
     const at::Tensor dout_TD = grads[0].contiguous();
-    if (!y_ND.is_cpu()) {
-      const at::Tensor rows = at::index_select(dout_TD, 0, token_N).to(weight_N.dtype());
-      return {(rows * weight_N.unsqueeze(1)).to(y_ND.dtype()),
-              {},
-              (rows * y_ND.to(weight_N.dtype())).sum(1),
-              {}};
-    }
-    const at::Tensor dy_ND = at::empty_like(y_ND);
-    const at::Tensor dweight_N = at::empty_like(weight_N);
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kBFloat16, at::kHalf, y_ND.scalar_type(), "combine_rows", [&] {
-          using W = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-          combine_backward<scalar_t, W>(
-              dout_TD.const_data_ptr<scalar_t>(), y_ND.const_data_ptr<scalar_t>(),
-              weight_N.const_data_ptr<W>(), token_N.const_data_ptr<int64_t>(), y_ND.size(0),
-              y_ND.size(1), dy_ND.mutable_data_ptr<scalar_t>(), dweight_N.mutable_data_ptr<W>());
-        });
-    return {dy_ND, {}, dweight_N, {}};
+    const CombineGradients d = combine_backward(dout_TD, y_ND, token_N, weight_N);
+    return {d.dy_ND, {}, d.dweight_N, {}};
   }
 };
 

@@ -1,8 +1,10 @@
 // Checkpoints: one folder a step, complete or not there at all. Byte by byte:
 // docs/formats/checkpoint.md.
 //
-//   checkpoints/step_00000100/  model.safetensors  optimizer.safetensors  trainer.json  config.toml
-//                               tokenizer.model  manifest.json (sizes and checksums of the others)
+//   checkpoints/step_00000100/  model.safetensors  config.json  generation_config.json  and the
+//                               tokenizer's files: a model folder of Hugging Face
+//                               optimizer.safetensors  trainer.json  config.toml
+//                               manifest.json (sizes and checksums of the others)
 //   checkpoints/latest          name of the newest folder
 #pragma once
 
@@ -32,10 +34,9 @@ struct TrainerState {
   int64_t loss_mean_steps = 0;  // steps in it
 };
 
-// Texts that travel with the weights.
-struct CheckpointTexts {
-  std::string config_toml;
-  std::string tokenizer;  // serialised SentencePiece model
+// A file that travels with the weights: settings, config.json, those of the tokenizer.
+struct TextFile {
+  std::string name, content;
 };
 
 struct CheckpointRef {
@@ -74,7 +75,7 @@ class CheckpointWriter {
   // Copies everything and returns; a thread writes. Waits for the previous write first; where that
   // failed, waits for this one too, and throws if it fails as well.
   void save(model::Decoder& decoder, Optimizer& optimizer, const TrainerState& state,
-            const CheckpointTexts& texts);
+            const std::vector<TextFile>& texts);
   // Until the last write is on the disk; throws its error.
   void wait();
 

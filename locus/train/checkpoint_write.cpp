@@ -92,7 +92,7 @@ void remove_folder(const fs::path& path) {
 struct CheckpointWriter::Snapshot {
   std::vector<TensorCopy> model, optimizer;
   TrainerState state;
-  CheckpointTexts texts;
+  std::vector<TextFile> texts;
 };
 
 CheckpointWriter::CheckpointWriter(fs::path checkpoints, const CheckpointConfig& config)
@@ -116,7 +116,7 @@ void CheckpointWriter::wait() {
 }
 
 void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
-                            const TrainerState& state, const CheckpointTexts& texts) {
+                            const TrainerState& state, const std::vector<TextFile>& texts) {
   bool failed_before = false;
   try {
     wait();
@@ -149,10 +149,8 @@ void CheckpointWriter::write(const Snapshot& snapshot) const {
         write_optimizer(temporary / "optimizer.safetensors", snapshot.optimizer);
     files["trainer.json"] =
         write_text(temporary / "trainer.json", to_json(snapshot.state).dump(2) + "\n");
-    files["config.toml"] = write_text(temporary / "config.toml", snapshot.texts.config_toml);
-    if (!snapshot.texts.tokenizer.empty()) {
-      files["tokenizer.model"] =
-          write_text(temporary / "tokenizer.model", snapshot.texts.tokenizer);
+    for (const TextFile& text : snapshot.texts) {
+      files[text.name] = write_text(temporary / text.name, text.content);
     }
     const json manifest = {{"version", 1}, {"step", snapshot.state.step}, {"files", files}};
     write_text(temporary / "manifest.json", manifest.dump(2) + "\n");

@@ -84,6 +84,7 @@ struct CheckpointConfig {
   int64_t keep_last = 2;
   int64_t keep_every = 0;
   int64_t max_shard_bytes = 5'000'000'000;
+  std::string initial_load_path;
 
   template <class V>
   void visit_fields(V& v) {
@@ -92,6 +93,8 @@ struct CheckpointConfig {
     v("keep_every", keep_every, "also keep checkpoints of steps that this divides; 0: none");
     v("max_shard_bytes", max_shard_bytes,
       "largest safetensors file; more weights go to several with an index");
+    v("initial_load_path", initial_load_path,
+      "model folder, checkpoint or run whose weights and shape a new run starts from; empty: none");
   }
 };
 

@@ -54,16 +54,43 @@ std::string csv_text(const MetricValue& value) {
   return number && std::isfinite(*number) ? format("{}", *number) : "";
 }
 
-void collect_scalars(const std::string& prefix, const MetricObject& object,
-                     std::vector<TensorboardScalar>& scalars) {
-  for (const MetricEntry& entry : object) {
-    const std::string tag = prefix + "/" + entry.key;
-    if (const auto* nested = std::get_if<MetricObject>(&entry.value.get())) {
-      collect_scalars(tag, *nested, scalars);
-    } else if (const auto number = entry.value.number()) {
-      scalars.push_back({tag, *number});
+// TensorBoard folds its page by what stands before the first slash, and shows a card for each tag
+// in it. So what one looks at together has one group: how well the model learns; how fast; one
+// quantity of the routers in all layers; one of the validation in all domains.
+bool is_of_speed(std::string_view key) {
+  return key.starts_with("time_") || key.ends_with("_per_s") || key.ends_with("_time_s") ||
+         key == "flops_share" || key == "rss_bytes";
+}
+
+// "moe", "load_cv" of layer 2: moe_load_cv/layer_02.
+std::string tag_of(const MetricLine& line, const std::string& key) {
+  if (const MetricValue* layer = line.find("layer")) {
+    return format("{}_{}/layer_{:02}", line.kind(), key,
+                  static_cast<int64_t>(layer->number().value_or(0)));
+  }
+  if (line.kind() == "checkpoint") return "speed/checkpoint_" + key;
+  return (is_of_speed(key) ? "speed" : line.kind()) + "/" + key;
+}
+
+std::vector<TensorboardScalar> tensorboard_scalars(const MetricLine& line) {
+  std::vector<TensorboardScalar> scalars;
+  for (const MetricEntry& entry : line.entries()) {
+    if (const auto* domains = std::get_if<MetricObject>(&entry.value.get())) {
+      for (const MetricEntry& domain : *domains) {
+        const auto* scores = std::get_if<MetricObject>(&domain.value.get());
+        for (const MetricEntry& score : scores ? *scores : MetricObject()) {
+          const auto number = score.value.number();
+          if (number) {
+            scalars.push_back(
+                {format("{}_{}_{}/{}", line.kind(), score.key, entry.key, domain.key), *number});
+          }
+        }
+      }
+    } else if (const auto number = entry.value.number(); number && entry.key != "layer") {
+      scalars.push_back({tag_of(line, entry.key), *number});
     }
   }
+  return scalars;
 }
 
 AppendFile::Mode mode_of(const std::optional<int64_t>& resumed_step) {
@@ -135,18 +162,11 @@ void MetricsWriter::write_csv(const MetricLine& line) {
 }
 
 void MetricsWriter::write_tensorboard(const MetricLine& line) {
-  if (line.kind() == "run" || line.kind() == "end") return;
-  std::string group = line.kind();
-  MetricObject entries = line.entries();
-  if (const MetricValue* layer = line.find("layer")) {
-    group += "/layer_" + csv_text(*layer);
-    std::erase_if(entries, [](const MetricEntry& entry) { return entry.key == "layer"; });
-  }
-  std::vector<TensorboardScalar> scalars;
-  collect_scalars(group, entries, scalars);
+  if (line.kind() == "run" || line.kind() == "end" || line.kind() == "skipped") return;
+  const std::vector<TensorboardScalar> scalars = tensorboard_scalars(line);
   std::vector<TensorboardHistogram> histograms;
   if (const MetricValue* load = line.find("tokens_per_expert")) {
-    const std::string tag = group + "/tokens_per_expert";
+    const std::string tag = tag_of(line, "tokens_per_expert");
     if (const auto* counts = std::get_if<std::vector<int64_t>>(&load->get())) {
       histograms.push_back({tag, {counts->begin(), counts->end()}});
     } else if (const auto* reals = std::get_if<std::vector<double>>(&load->get())) {

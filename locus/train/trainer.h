@@ -36,7 +36,7 @@ struct TrainerSettings {
   int64_t prefetch = 4;
   double flops_per_token = 0;  // of training, for the throughput
   double peak_flops = 0;
-  CheckpointTexts texts;
+  std::vector<TextFile> texts;  // of each checkpoint
 };
 
 struct TrainOutcome {

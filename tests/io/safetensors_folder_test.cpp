@@ -170,6 +170,41 @@ TEST_F(SafetensorsFolders, RefusesLinksOutOfTheFolder) {
             std::string::npos);
 }
 
+TEST_F(SafetensorsFolders, FollowsTheLinksOfHuggingFacesCache) {
+  const fs::path snapshot = folder_ / "snapshots" / "0123abc", blobs = folder_ / "blobs";
+  fs::create_directories(snapshot);
+  fs::create_directories(blobs);
+  write_shard("one.safetensors", {"a"});
+  fs::rename(folder_ / "one.safetensors", blobs / "f00");
+  fs::create_symlink("../../blobs/f00", snapshot / "model.safetensors");
+  EXPECT_EQ(open_safetensors_folder(snapshot).tensors().size(), 1U);
+  fs::create_directories(folder_ / "other" / "0123abc");
+  fs::create_symlink("../../blobs/f00", folder_ / "other" / "0123abc" / "model.safetensors");
+  EXPECT_NE(test::error_of<DataError>([&] {
+              open_safetensors_folder(folder_ / "other" / "0123abc");
+            }).find("leads out of the folder"),
+            std::string::npos);
+}
+
+TEST_F(SafetensorsFolders, RefusesPickleFiles) {
+  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "weights.pt"}) {
+    write_file_atomic(folder_ / name, "");
+    EXPECT_TRUE(error().starts_with(std::string("/") + name + ": pickle files run code")) << name;
+    fs::remove(folder_ / name);
+  }
+}
+
+TEST_F(SafetensorsFolders, ReadsAgainWhatWasReleased) {
+  std::vector<std::byte> data(1 << 20, std::byte{7});
+  SafetensorsWriter writer(folder_ / "model.safetensors", {{"a", DType::kU8, {1 << 20}}}, {});
+  writer.write("a", data);
+  writer.close();
+  const SafetensorsFolder model = open_safetensors_folder(folder_.path());
+  const TensorView& view = *model.find("a");
+  release(view);
+  EXPECT_TRUE(std::equal(data.begin(), data.end(), view.data.begin(), view.data.end()));
+}
+
 TEST_F(SafetensorsFolders, FollowsALinkToTheFolderAndLinksWithin) {
   write_shard("one.safetensors", {"a"});
   fs::create_symlink("one.safetensors", folder_ / "model.safetensors");

@@ -166,7 +166,10 @@ TEST_F(Metrics, ReportsAFullDisk) {
 TEST_F(Metrics, SendsNumbersOfTrainValidAndMoeLinesToTensorboard) {
   MetricsWriter writer(run_, {}, true);
   writer.write(MetricLine("run", 0).set("parameters", 5));
-  writer.write(train_line(1, 3.5).set("text", "no number"));
+  writer.write(train_line(1, 3.5)
+                   .set("tokens_per_s", 10.0)
+                   .set("time_data_s", 0.5)
+                   .set("text", "no number"));
   writer.write(MetricLine("moe", 1)
                    .set("layer", 2)
                    .set("load_cv", 0.5)
@@ -176,11 +179,12 @@ TEST_F(Metrics, SendsNumbersOfTrainValidAndMoeLinesToTensorboard) {
   writer.write(MetricLine("end", 1).set("loss", 1.0));
   const fs::path file = fs::directory_iterator(run_ / "tensorboard")->path();
   const std::string events = read_file(file);
-  for (const char* tag : {"train/loss", "train/tokens", "moe/layer_2/load_cv",
-                          "moe/layer_2/tokens_per_expert", "valid/by_domain/c/loss"}) {
+  for (const char* tag :
+       {"train/loss", "train/tokens", "speed/tokens_per_s", "speed/time_data_s",
+        "moe_load_cv/layer_02", "moe_tokens_per_expert/layer_02", "valid_loss_by_domain/c"}) {
     EXPECT_NE(events.find(tag), std::string::npos) << tag;
   }
-  for (const char* tag : {"run/", "end/", "train/text", "/layer\x15"}) {
+  for (const char* tag : {"run/", "end/", "train/text", "train/time_data_s", "moe_layer"}) {
     EXPECT_EQ(events.find(tag), std::string::npos) << tag;
   }
 }

@@ -21,22 +21,24 @@ std::string describe(const TensorSlice& slice) {
 }
 
 // Stored name -> the part of our parameter.
-std::map<std::string, std::string> names_of(const FamilyEntry& family, const Settings& settings) {
+std::map<std::string, std::string> names_of(const FamilyEntry& family, const Settings& settings,
+                                            ExpertLayout layout = ExpertLayout::kEach) {
   std::map<std::string, std::string> names;
-  for (const TensorSlice& slice : family.tensors(settings.model, settings.moe)) {
+  for (const TensorSlice& slice : family.tensors(settings.model, settings.moe, layout)) {
     EXPECT_TRUE(names.emplace(slice.name, describe(slice)).second) << slice.name << " comes twice";
   }
   return names;
 }
 
-void expect_cover(const FamilyEntry& family, const Settings& settings, const std::string& what) {
-  names_of(family, settings);
+void expect_cover(const FamilyEntry& family, const Settings& settings, const std::string& what,
+                  ExpertLayout layout = ExpertLayout::kEach) {
+  names_of(family, settings, layout);
   const auto decoder = make(settings);
   std::map<std::string, at::Tensor> times;
   for (const auto& item : decoder->named_parameters()) {
     times[item.key()] = at::zeros(item.value().sizes(), at::kLong);
   }
-  for (const TensorSlice& slice : family.tensors(settings.model, settings.moe)) {
+  for (const TensorSlice& slice : family.tensors(settings.model, settings.moe, layout)) {
     ASSERT_TRUE(times.contains(slice.parameter))
         << what << ": " << slice.name << " is of " << slice.parameter;
     at::Tensor part = times[slice.parameter];
@@ -56,6 +58,8 @@ TEST(Families, CoverEachParameterOfTheirPresetsOnce) {
     const Settings settings = shrunk(preset);
     expect_cover(closest_family(settings.model, settings.moe), settings, std::string(preset.name));
     expect_cover(family_entries().back(), settings, "locus for " + std::string(preset.name));
+    expect_cover(closest_family(settings.model, settings.moe), settings,
+                 "fused " + std::string(preset.name), ExpertLayout::kFused);
   }
 }
 
@@ -93,8 +97,8 @@ TEST(Families, AreClosestToTheirOwnPresets) {
 
 TEST(Families, LeaveShapesThatNoneOfThemHoldsToTheLast) {
   for (const std::string toml :
-       {"[model]\nmlp_bias = true", "[model]\nnorm_type = \"layernorm\"",
-        "[model]\nposition_embedding_type = \"learned\"",
+       {"[model]\nmlp_bias = true", "[model]\nattention_bias = true",
+        "[model]\nnorm_type = \"layernorm\"", "[model]\nposition_embedding_type = \"learned\"",
         "[moe]\nshared_expert_intermediate_size = 3\nshared_expert_gate = true",
         "[model]\nqk_norm = \"full\""}) {
     const Settings settings = tiny("top_k", toml);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "locus/ops/heads.h"
 #include "tests/reference/rope_reference.h"
 #include "tests/support/tensors.h"
 
@@ -17,7 +18,8 @@ using test::row_of;
 at::Tensor rotate(const at::Tensor& x_BSHC, const std::vector<int64_t>& positions,
                   const RopeConfig& config) {
   const at::Tensor ids = integers(positions).view({x_BSHC.size(0), x_BSHC.size(1)});
-  return apply_rope(x_BSHC, rope_table(ids, config));
+  const RopeTable table = rope_table(ids, config);
+  return ops::to_heads(x_BSHC.flatten(2), x_BSHC.size(2), table.cos, table.sin).transpose(1, 2);
 }
 
 void expect_loops(const RopeConfig& config, double theta, double stretch) {

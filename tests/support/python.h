@@ -1,10 +1,11 @@
-// Cross-checks with Python packages, where a Python has them: the environment's LOCUS_PYTHON, or
-// python3.
+// Cross-checks with Python packages, where a Python has them: the environment's LOCUS_PYTHON, the
+// project's .venv, or python3.
 #pragma once
 
 #include <stdio.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -14,7 +15,9 @@ namespace locus::test {
 
 inline std::string python() {
   const char* named = std::getenv("LOCUS_PYTHON");
-  return named == nullptr ? "python3" : named;
+  if (named != nullptr) return named;
+  const std::string own = LOCUS_SOURCE_DIR "/.venv/bin/python3";
+  return std::filesystem::exists(own) ? own : "python3";
 }
 
 // `modules` as after "import": "numpy, safetensors".

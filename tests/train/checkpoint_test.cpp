@@ -43,7 +43,8 @@ TrainerState state_at(int64_t step) {
 
 void save(CheckpointWriter& writer, Trained& trained, int64_t step) {
   writer.save(trained.decoder, *trained.optimizer, state_at(step),
-              {"# settings\n", "tokenizer bytes"});
+              std::vector<TextFile>{{"config.toml", "# settings\n"},
+                                    {"tokenizer.model", "tokenizer bytes"}});
   writer.wait();
 }
 
@@ -231,7 +232,7 @@ TEST(Checkpoint, AFailedWriteIsReportedAndLeavesTheEarlierOne) {
   CheckpointWriter writer(folder.path(), {});
   save(writer, trained, 10);
   const FileSizeLimit limit(10000);  // what a full disk looks like to a writer
-  writer.save(trained.decoder, *trained.optimizer, state_at(20), {"", ""});
+  writer.save(trained.decoder, *trained.optimizer, state_at(20), {});
   EXPECT_THROW(writer.wait(), DataError);
   EXPECT_FALSE(fs::exists(folder.path() / "step_00000020"));
   EXPECT_EQ(newest_intact(folder.path())->step, 10);
@@ -244,9 +245,8 @@ TEST(Checkpoint, AWriteAfterAFailedOneTriesAgain) {
   CheckpointWriter writer(folder.path(), {});
   {
     const FileSizeLimit limit(10000);
-    writer.save(trained.decoder, *trained.optimizer, state_at(10), {"", ""});
-    EXPECT_THROW(writer.save(trained.decoder, *trained.optimizer, state_at(20), {"", ""}),
-                 DataError);
+    writer.save(trained.decoder, *trained.optimizer, state_at(10), {});
+    EXPECT_THROW(writer.save(trained.decoder, *trained.optimizer, state_at(20), {}), DataError);
   }
   save(writer, trained, 30);  // the disk has room again
   EXPECT_EQ(newest_intact(folder.path())->step, 30);

@@ -1,5 +1,6 @@
 // DeepSeekMoE (Dai et al., 2024): fine-grained experts beside shared ones, first layer dense.
 
+#include "locus/model/decoder.h"
 #include "locus/model/llama_names.h"
 
 namespace locus::model {
@@ -31,18 +32,53 @@ norm_topk_prob = false
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
   return is_llama_like(model) && has_moe_layer(model, moe) && model.qk_norm == "none" &&
-         !model.attention_bias && moe.shared_expert_intermediate_size > 0 &&
-         !moe.shared_expert_gate;
+         model.attention_bias == model.attention_output_bias && !model.mlp_bias &&
+         moe.shared_expert_intermediate_size > 0 && !moe.shared_expert_gate;
 }
 
-std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return llama_tensors(model, moe, {.shared_block = "shared_experts"});
+std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe,
+                                 ExpertLayout layout) {
+  return llama_tensors(model, moe, {.shared_block = "shared_experts", .layout = layout});
+}
+
+// The first layers are dense; the shared experts are as one, as wide as all of them.
+void keys(ConfigKeys& keys, Shape& shape) {
+  llama_keys(keys, shape, {});
+  attention_bias_key(keys, shape.model);
+  moe::MoeConfig& moe = shape.moe;
+  keys.value("intermediate_size", &shape.model.intermediate_size);
+  keys.value("n_routed_experts", &moe.num_experts);
+  keys.value("moe_intermediate_size", &moe.intermediate_size);
+  int64_t num_dense = 0;
+  while (!keys.is_reading() && !is_moe_layer(moe, num_dense)) ++num_dense;
+  int64_t num_shared = 1;
+  if (!keys.is_reading() && moe.shared_expert_intermediate_size % moe.intermediate_size == 0) {
+    num_shared = moe.shared_expert_intermediate_size / moe.intermediate_size;
+  }
+  keys.value("n_shared_experts", &num_shared);
+  keys.value("first_k_dense_replace", &num_dense, "0");
+  keys.only("moe_layer_freq", "1");
+  keys.only("scoring_func", "\"softmax\"");
+  keys.value("num_experts_per_tok", &moe.router.top_k);
+  keys.value("aux_loss_alpha", &moe.router.aux_loss_coeff, "0.001");
+  norm_topk_key(keys, shape, "false");
+  if (!keys.is_reading()) return;
+  moe.shared_expert_intermediate_size = num_shared * moe.intermediate_size;
+  moe.layers.clear();
+  for (int64_t i = num_dense; i < shape.model.num_hidden_layers; ++i) moe.layers.push_back(i);
 }
 
 }  // namespace
 
 extern const FamilyEntry kDeepseekMoeFamily;
-const FamilyEntry kDeepseekMoeFamily{"deepseek_moe", "DeepSeekMoE: fine-grained and shared experts",
-                                     kPresets, holds, tensors};
+const FamilyEntry kDeepseekMoeFamily{.name = "deepseek_moe",
+                                     .model_type = "deepseek",
+                                     .architecture = "DeepseekForCausalLM",
+                                     .summary = "DeepSeekMoE: fine-grained and shared experts",
+                                     .presets = kPresets,
+                                     .holds = holds,
+                                     .tensors = tensors,
+                                     .keys = keys,
+                                     .in_transformers = false};
 
 }  // namespace locus::model

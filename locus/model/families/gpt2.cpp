@@ -25,13 +25,15 @@ num_experts = 0
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return !has_moe_layer(model, moe) && model.hidden_act == "gelu_new" && model.mlp_bias &&
+  const bool gelu = model.hidden_act == "gelu_new" || model.hidden_act == "gelu";
+  return !has_moe_layer(model, moe) && gelu && model.mlp_bias && heads_fill_hidden_size(model) &&
          model.attention_bias && model.attention_output_bias && model.norm_type == "layernorm" &&
          model.position_embedding_type == "learned" && model.qk_norm == "none" &&
-         model.tie_word_embeddings && model.kv_heads() == model.num_attention_heads;
+         model.kv_heads() == model.num_attention_heads;
 }
 
-std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& /*moe*/) {
+std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& /*moe*/,
+                                 ExpertLayout /*layout*/) {
   std::vector<TensorSlice> out{{"transformer.wte.weight", "embed_tokens"},
                                {"transformer.wpe.weight", "embed_positions"}};
   const auto add = [&out](const std::string& name, const std::string& parameter,
@@ -54,13 +56,52 @@ std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig&
   }
   add("transformer.ln_f.weight", "norm.weight");
   add("transformer.ln_f.bias", "norm.bias");
+  if (!model.tie_word_embeddings) add("lm_head.weight", "lm_head");
   return out;
+}
+
+void keys(ConfigKeys& keys, Shape& shape) {
+  ModelConfig& model = shape.model;
+  if (keys.is_reading()) {
+    model.mlp_bias = model.attention_bias = model.attention_output_bias = true;
+    model.norm_type = "layernorm";
+    model.position_embedding_type = "learned";
+  }
+  keys.value("vocab_size", &model.vocab_size);
+  keys.value("n_embd", &model.hidden_size);
+  keys.value("n_layer", &model.num_hidden_layers);
+  keys.value("n_head", &model.num_attention_heads);
+  keys.value("n_positions", &model.max_position_embeddings);
+  keys.value("n_inner", &model.intermediate_size, std::to_string(4 * model.hidden_size));
+  keys.value("activation_function", &model.hidden_act, "\"gelu_new\"");
+  keys.value("layer_norm_epsilon", &model.norm_eps, "1e-05");
+  keys.value("initializer_range", &model.initializer_range, "0.02");
+  keys.value("tie_word_embeddings", &model.tie_word_embeddings, "true");
+  keys.value("resid_pdrop", &model.hidden_dropout, "0.1");
+  keys.value("embd_pdrop", &model.embedding_dropout, "0.1");
+  keys.attention_dropout("attn_pdrop", 0.1);
+  keys.only("scale_attn_weights", "true");
+  keys.only("scale_attn_by_inverse_layer_idx", "false");
+  keys.only("add_cross_attention", "false");
+  keys.unused("reorder_and_upcast_attn");  // another order of roundings
+  keys.unused("n_ctx");
+  for (const char* key : {"summary_type", "summary_use_proj", "summary_activation",
+                          "summary_first_dropout", "summary_proj_to_labels"}) {
+    keys.unused(key);  // of classifiers
+  }
 }
 
 }  // namespace
 
 extern const FamilyEntry kGpt2Family;
-const FamilyEntry kGpt2Family{"gpt2", "GPT-2: LayerNorm, learned positions, GELU, dense", kPresets,
-                              holds, tensors};
+const FamilyEntry kGpt2Family{.name = "gpt2",
+                              .model_type = "gpt2",
+                              .architecture = "GPT2LMHeadModel",
+                              .summary = "GPT-2: LayerNorm, learned positions, GELU, dense",
+                              .presets = kPresets,
+                              .holds = holds,
+                              .tensors = tensors,
+                              .keys = keys,
+                              .in_transformers = true};
 
 }  // namespace locus::model

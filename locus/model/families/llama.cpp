@@ -23,17 +23,34 @@ num_experts = 0
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
   return is_llama_like(model) && !has_moe_layer(model, moe) && model.qk_norm == "none" &&
-         !model.attention_bias;
+         model.attention_bias == model.attention_output_bias && model.num_attention_heads > 0 &&
+         model.hidden_size % model.num_attention_heads == 0;
 }
 
-std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return llama_tensors(model, moe, {});
+std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe,
+                                 ExpertLayout layout) {
+  return llama_tensors(model, moe, {.layout = layout});
+}
+
+void keys(ConfigKeys& keys, Shape& shape) {
+  llama_keys(keys, shape, {});
+  attention_bias_key(keys, shape.model);
+  keys.value("intermediate_size", &shape.model.intermediate_size);
+  keys.value("mlp_bias", &shape.model.mlp_bias, "false");
+  keys.only("pretraining_tp", "1");
 }
 
 }  // namespace
 
 extern const FamilyEntry kLlamaFamily;
-const FamilyEntry kLlamaFamily{"llama", "Llama: RMSNorm, RoPE, SwiGLU, dense", kPresets, holds,
-                               tensors};
+const FamilyEntry kLlamaFamily{.name = "llama",
+                               .model_type = "llama",
+                               .architecture = "LlamaForCausalLM",
+                               .summary = "Llama: RMSNorm, RoPE, SwiGLU, dense",
+                               .presets = kPresets,
+                               .holds = holds,
+                               .tensors = tensors,
+                               .keys = keys,
+                               .in_transformers = true};
 
 }  // namespace locus::model

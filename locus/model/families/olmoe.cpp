@@ -45,17 +45,38 @@ norm_topk_prob = false
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
   return is_llama_like(model) && has_moe_layer(model, moe) && !has_dense_layer(model, moe) &&
-         model.qk_norm == "full" && moe.shared_expert_intermediate_size == 0;
+         model.qk_norm == "full" && !model.mlp_bias &&
+         model.attention_bias == model.attention_output_bias && heads_fill_hidden_size(model) &&
+         moe.shared_expert_intermediate_size == 0;
 }
 
-std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return llama_tensors(model, moe, {});
+std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe,
+                                 ExpertLayout layout) {
+  return llama_tensors(model, moe, {.layout = layout});
+}
+
+void keys(ConfigKeys& keys, Shape& shape) {
+  llama_keys(keys, shape, {.norm_eps = "1e-05"});
+  attention_bias_key(keys, shape.model);
+  keys.value("num_experts", &shape.moe.num_experts, "64");
+  keys.value("intermediate_size", &shape.moe.intermediate_size);
+  routing_keys(keys, shape, "8", "0.01");
+  norm_topk_key(keys, shape, "false");
+  keys.only("clip_qkv", "null");
+  if (keys.is_reading()) shape.model.qk_norm = "full";
 }
 
 }  // namespace
 
 extern const FamilyEntry kOlmoeFamily;
-const FamilyEntry kOlmoeFamily{"olmoe", "OLMoE: experts in every layer, q/k norms over all heads",
-                               kPresets, holds, tensors};
+const FamilyEntry kOlmoeFamily{.name = "olmoe",
+                               .model_type = "olmoe",
+                               .architecture = "OlmoeForCausalLM",
+                               .summary = "OLMoE: experts in every layer, q/k norms over all heads",
+                               .presets = kPresets,
+                               .holds = holds,
+                               .tensors = tensors,
+                               .keys = keys,
+                               .in_transformers = true};
 
 }  // namespace locus::model

@@ -1,5 +1,8 @@
 // Qwen3-MoE (Qwen team, 2025): q/k norms per head, normalised top-8 of 128 experts.
 
+#include <algorithm>
+
+#include "locus/model/decoder.h"
 #include "locus/model/llama_names.h"
 
 namespace locus::model {
@@ -31,17 +34,60 @@ norm_topk_prob = true
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
   return is_llama_like(model) && has_moe_layer(model, moe) && model.qk_norm == "head" &&
+         !model.mlp_bias && model.attention_bias == model.attention_output_bias &&
          moe.shared_expert_intermediate_size == 0;
 }
 
-std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return llama_tensors(model, moe, {});
+std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe,
+                                 ExpertLayout layout) {
+  return llama_tensors(model, moe, {.layout = layout});
+}
+
+// Layers with experts: each `step`-th that mlp_only_layers does not name.
+void layer_keys(ConfigKeys& keys, Shape& shape) {
+  int64_t step = 1;
+  std::vector<int64_t> dense;
+  for (int64_t i = 0; !keys.is_reading() && i < shape.model.num_hidden_layers; ++i) {
+    if (!is_moe_layer(shape.moe, i)) dense.push_back(i);
+  }
+  keys.value("decoder_sparse_step", &step, "1");
+  keys.value("mlp_only_layers", &dense, "[]");
+  if (!keys.is_reading()) return;
+  shape.moe.layers.clear();
+  for (int64_t i = 0; i < shape.model.num_hidden_layers; ++i) {
+    const bool named = std::find(dense.begin(), dense.end(), i) != dense.end();
+    if (!named && step > 0 && (i + 1) % step == 0) shape.moe.layers.push_back(i);
+  }
+  if (shape.moe.layers.empty()) shape.moe.num_experts = 0;
+}
+
+void keys(ConfigKeys& keys, Shape& shape) {
+  llama_keys(keys, shape, {.key_value_heads = "4"});
+  attention_bias_key(keys, shape.model);
+  keys.also_named("num_experts", "num_local_experts");  // transformers 5
+  keys.value("num_experts", &shape.moe.num_experts, "128");
+  keys.value("intermediate_size", &shape.model.intermediate_size);
+  keys.value("moe_intermediate_size", &shape.moe.intermediate_size, "768");
+  routing_keys(keys, shape, "8", "0.001");
+  norm_topk_key(keys, shape, "false");
+  keys.only("use_sliding_window", "false");
+  keys.unused("sliding_window");  // without the former
+  keys.unused("max_window_layers");
+  layer_keys(keys, shape);
+  if (keys.is_reading()) shape.model.qk_norm = "head";
 }
 
 }  // namespace
 
 extern const FamilyEntry kQwen3MoeFamily;
-const FamilyEntry kQwen3MoeFamily{
-    "qwen3_moe", "Qwen3-MoE: q/k norms per head, dense layers allowed", kPresets, holds, tensors};
+const FamilyEntry kQwen3MoeFamily{.name = "qwen3_moe",
+                                  .model_type = "qwen3_moe",
+                                  .architecture = "Qwen3MoeForCausalLM",
+                                  .summary = "Qwen3-MoE: q/k norms per head, dense layers allowed",
+                                  .presets = kPresets,
+                                  .holds = holds,
+                                  .tensors = tensors,
+                                  .keys = keys,
+                                  .in_transformers = true};
 
 }  // namespace locus::model

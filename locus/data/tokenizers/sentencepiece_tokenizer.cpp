@@ -4,13 +4,16 @@
 #include <limits>
 
 #include "locus/base/error.h"
+#include "locus/base/log.h"
 #include "locus/data/tokenizer.h"
+#include "locus/data/tokenizers/sentencepiece_encoder.h"
+#include "locus/data/tokenizers/sentencepiece_files.h"
+#include "locus/data/tokenizers/sentencepiece_model.h"
+#include "locus/data/tokenizers/tokenizer_files.h"
+#include "locus/data/utf8.h"
 
 namespace locus::data {
 namespace {
-
-// U+2581, which stands for a space in pieces.
-constexpr std::string_view kSpaceMark = "\xe2\x96\x81";
 
 std::string unmark_spaces(std::string_view piece) {
   std::string text;
@@ -38,6 +41,8 @@ class SentencePieceTokenizer final : public Tokenizer {
           "one of them must end each document",
           name_);
     }
+    model_ = parse_sentencepiece_model(serialized_, name_);
+    encoder_ = make_sentencepiece_encoder(model_);
   }
 
   std::vector<int32_t> encode(std::string_view text) const override {
@@ -45,6 +50,8 @@ class SentencePieceTokenizer final : public Tokenizer {
       throw DataError("{}: a text of {} bytes is too long to be tokenised at once (limit 2^31 - 1)",
                       name_, text.size());
     }
+    if (encoder_ != nullptr && valid_utf8_prefix(text) == text.size())
+      return encoder_->encode(text);
     std::vector<int> ids;
     const auto status = processor_.Encode(text, &ids);
     if (!status.ok()) throw DataError("{}: cannot encode a text: {}", name_, status.message());
@@ -73,6 +80,18 @@ class SentencePieceTokenizer final : public Tokenizer {
   int32_t eod_id() const override { return eod_id_; }
   const std::string& serialized() const override { return serialized_; }
 
+  bool is_divisible() const override { return encoder_ != nullptr && encoder_->is_divisible(); }
+
+  std::vector<TokenizerFile> files() const override {
+    if (const std::string obstacle = hf_obstacle(model_); !obstacle.empty()) {
+      log::warning("{}: no tokenizer.json can be written that gives the same ids: {}", name_,
+                   obstacle);
+    }
+    std::vector<TokenizerFile> files = hf_files(model_);
+    files.insert(files.begin(), {file_name(), serialized_});
+    return files;
+  }
+
  private:
   void check_id(int32_t id) const {
     if (id < 0 || id >= processor_.GetPieceSize()) {
@@ -83,6 +102,8 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   std::string name_;
   std::string serialized_;
+  SentencePieceModel model_;
+  std::unique_ptr<SentencePieceEncoder> encoder_;    // nullptr: the library encodes
   sentencepiece::SentencePieceProcessor processor_;  // const methods may run in many threads
   int32_t eod_id_ = -1;
 };

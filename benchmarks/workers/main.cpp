@@ -1,0 +1,23 @@
+// All workers that measure Locus, in one program: benchmarks/README.md.
+#include "benchmarks/workers/serve.h"
+
+namespace locus::benchmarks {
+
+MakeWorker make_moe_layer, make_expert_gemms, make_square_product, make_train_step, make_generate,
+    make_loader, make_checkpoint;
+
+}  // namespace locus::benchmarks
+
+int main(int argc, char** argv) {
+  using namespace locus::benchmarks;  // NOLINT: the table below reads better
+  return serve(argc, argv,
+               {
+                   {"moe_layer", "one MoE layer, forward and backward", make_moe_layer},
+                   {"expert_gemms", "its bare matrix products", make_expert_gemms},
+                   {"square_product", "one large matrix product", make_square_product},
+                   {"train_step", "whole training steps", make_train_step},
+                   {"generate", "tokens one by one", make_generate},
+                   {"loader", "batches out of a corpus", make_loader},
+                   {"checkpoint", "saving and loading about 1 GB", make_checkpoint},
+               });
+}
