@@ -38,12 +38,12 @@ std::vector<std::string> command_line() {
 fs::path find_program() {
   const fs::path folder = fs::read_symlink("/proc/self/exe").parent_path();
   for (const fs::path& path :
-       {folder / "locus-compute", folder.parent_path() / "libexec" / "locus" / "locus-compute"}) {
+       {folder / "locus-compute", folder / LOCUS_LIBEXEC_FROM_BIN / "locus-compute"}) {
     if (fs::exists(path)) return path;
   }
   throw DataError("locus-compute is missing: it belongs beside {} or into {}; install both again",
                   (folder / "locus").string(),
-                  (folder.parent_path() / "libexec" / "locus").string());
+                  (folder / LOCUS_LIBEXEC_FROM_BIN).lexically_normal().string());
 }
 
 // OpenMP's threads wait for the next parallel loop by spinning, which on cores that others use

@@ -63,20 +63,104 @@ uint64_t parse_bytes(const std::string& text) {
   throw ConfigError("--max-shard-size {} is not a size; a number with KB, MB or GB, as 5GB", text);
 }
 
-void check_target(const fs::path& source, const fs::path& target, bool overwrite) {
+fs::path canonical_path(const fs::path& path) {
   std::error_code code;
+  const fs::path out = fs::weakly_canonical(fs::absolute(path / ""), code);
+  if (code) throw DataError("{}: {}", path.string(), code.message());
+  return out.has_filename() ? out : out.parent_path();
+}
+
+bool is_within(const fs::path& path, const fs::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
+         folder.end();
+}
+
+// Nothing of the source, nor of the run that it is a checkpoint of, is where the target will be.
+void check_apart(const ModelFolder& folder, const fs::path& target_path) {
+  const fs::path source = canonical_path(folder.path), target = canonical_path(target_path);
+  const fs::path parent = source.parent_path();
+  const bool of_a_run = folder.is_checkpoint() && parent.filename() == "checkpoints";
+  const std::string shown = target_path.string();
+  if (target == source) throw ConfigError("{}: is the source as well; name another folder", shown);
+  if (is_within(source, target)) {
+    throw ConfigError("{}: holds the source, {}; name another folder", shown, source.string());
+  }
+  if (is_within(target, of_a_run ? parent.parent_path() : source)) {
+    throw ConfigError("{}: lies inside the {}; name another folder", shown,
+                      of_a_run ? "run that is the source" : "source");
+  }
+}
+
+bool is_weights(const std::string& name) {
+  return name == "model.safetensors.index.json" ||
+         (name.starts_with("model") && name.ends_with(".safetensors"));
+}
+
+bool belongs_to_model(const std::string& name) {
+  return name == "config.json" || name == "generation_config.json" || is_weights(name) ||
+         std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end();
+}
+
+// All of it goes: no more than what `locus import` and `locus export` write themselves.
+void check_replaceable(const fs::path& target) {
+  bool has_config = false, has_weights = false;
+  std::error_code code;
+  for (fs::directory_iterator it(target, code), end; !code && it != end; it.increment(code)) {
+    const std::string name = it->path().filename().string();
+    std::error_code unknown;
+    const fs::file_status status = it->symlink_status(unknown);
+    if (!belongs_to_model(name) || !(fs::is_regular_file(status) || fs::is_symlink(status))) {
+      throw ConfigError("{}: --overwrite replaces model folders alone, and {} is not of one",
+                        target.string(), (target / name).string());
+    }
+    has_config |= name == "config.json";
+    has_weights |= is_weights(name);
+  }
+  if (code) throw DataError("{}: cannot be read: {}", target.string(), code.message());
+  if (!has_config || !has_weights) {
+    throw ConfigError("{}: --overwrite replaces model folders alone, and this one has no {}",
+                      target.string(), has_config ? "weights" : "config.json");
+  }
+}
+
+void check_target(const ModelFolder& source, const fs::path& target, bool overwrite) {
+  std::error_code code;
+  check_apart(source, target);
   if (!fs::exists(fs::symlink_status(target, code))) return;
   if (!fs::is_directory(target, code)) {
     throw ConfigError("{}: is there already, and no folder", target.string());
   }
-  if (fs::equivalent(source, target, code)) {
-    throw ConfigError("{}: is the source as well; name another folder", target.string());
-  }
-  if (!fs::is_empty(target, code) && !overwrite) {
-    throw ConfigError("{}: is there already, and not empty; --overwrite replaces it",
+  const bool empty = fs::is_empty(target, code);
+  if (code) throw DataError("{}: cannot be read: {}", target.string(), code.message());
+  if (empty) return;
+  if (!overwrite) {
+    throw ConfigError("{}: is there already, and not empty; --overwrite replaces a model folder",
                       target.string());
   }
+  check_replaceable(target);
 }
+
+// Takes away the empty folders above a target that did not come to be.
+class ParentsMade {
+ public:
+  explicit ParentsMade(const fs::path& target) {
+    std::error_code code;
+    fs::path folder = canonical_path(target).parent_path();
+    for (; !folder.empty() && !fs::exists(folder, code); folder = folder.parent_path()) {
+      folders_.push_back(folder);
+    }
+  }
+  // Only empty folders can be removed: where the target is there, all of them stay.
+  ~ParentsMade() {
+    std::error_code code;
+    for (const fs::path& folder : folders_) fs::remove(folder, code);
+  }
+  ParentsMade(const ParentsMade&) = delete;
+  ParentsMade& operator=(const ParentsMade&) = delete;
+
+ private:
+  std::vector<fs::path> folders_;  // the deepest first
+};
 
 at::ScalarType stored_type(const model::PlannedTensor& tensor,
                            std::optional<at::ScalarType> wanted) {
@@ -85,7 +169,7 @@ at::ScalarType stored_type(const model::PlannedTensor& tensor,
 
 at::Tensor convert(const model::PlannedTensor& tensor, at::ScalarType type,
                    const std::string& where) {
-  const at::Tensor value = model::read_planned(tensor);
+  const at::Tensor value = model::read_stored(model::planned_view(tensor));
   if (!value.is_floating_point()) return value;
   if (!at::isfinite(value).all().item<bool>()) {
     throw DataError("{}: tensor {} holds a NaN or an infinity", where, tensor.name);
@@ -142,14 +226,17 @@ std::string dtype_name(const std::vector<model::PlannedTensor>& plan,
 void convert(const ConvertOptions& options, std::ostream& out) {
   const auto type = wanted_type(options.dtype);
   const uint64_t max_shard_bytes = parse_bytes(options.max_shard_size);
+  if (options.source.empty()) throw ConfigError("SOURCE is empty");
+  if (options.target.empty()) throw ConfigError("TARGET is empty");
   const ModelFolder folder = resolve_model_folder(options.source);
-  check_target(folder.path, options.target, options.overwrite);
+  check_target(folder, options.target, options.overwrite);
   watch_signals();
   const model::ConfigJson config = read_model_config(folder.path);
   folder_tokenizer(folder.path, config.shape.model.vocab_size);
   const io::SafetensorsFolder source = io::open_safetensors_folder(folder.path);
   const auto plan = model::plan_weights(config.shape.model, config.shape.moe, source);
 
+  const ParentsMade parents(options.target);  // before the folder: goes after it
   data::PendingFolder pending(options.target);
   write_weights(source, plan, pending.path(), type, max_shard_bytes);
   write_file_atomic(pending.path() / "config.json",

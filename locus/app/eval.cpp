@@ -82,6 +82,9 @@ class Evaluator {
     }
     const auto paths =
         !options.data.empty() ? options.data : split_paths(loaded.config.data, options.split);
+    if (paths.empty() && !loaded.folder.is_checkpoint()) {
+      throw ConfigError("a model folder has no data of its own; name some with --data or --text");
+    }
     if (paths.empty()) {
       throw ConfigError("the data of the run has no {} split; name some with --data",
                         options.split);

@@ -9,6 +9,7 @@
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/hash.h"
+#include "locus/base/log.h"
 #include "locus/data/indexed_dataset.h"
 #include "locus/data/tokenizer.h"
 #include "locus/io/safetensors_folder.h"
@@ -105,20 +106,23 @@ void inspect_run(const fs::path& path, bool verify, std::ostream& out) {
   if (checkpoints.empty()) return;
   out << "\n";
   TextTable table({">step", "checkpoint", ">bytes", "state"});
-  std::string first_damage;
+  std::vector<std::string> damages;
   for (const train::CheckpointRef& checkpoint : checkpoints) {
     uint64_t num_bytes = 0;
-    for (const auto& entry : fs::directory_iterator(checkpoint.path))
-      num_bytes += entry.file_size();
+    for (const auto& entry : fs::directory_iterator(checkpoint.path)) {
+      if (entry.is_regular_file()) num_bytes += entry.file_size();
+    }
     const auto damage = train::checkpoint_damage(checkpoint.path, verify);
-    if (damage && first_damage.empty()) first_damage = *damage;
+    if (damage) damages.push_back(*damage);
     table.add_row({with_commas(checkpoint.step), checkpoint.path.string(), bytes_text(num_bytes),
                    damage   ? "damaged"
                    : verify ? "intact"
                             : "complete, checksums not compared"});
   }
   table.print(out);
-  if (!first_damage.empty()) throw DataError("{}", first_damage);
+  if (verify && !damages.empty()) throw DataError("{}", damages.front());
+  // The run is no worse for it: it continues from the newest intact one.
+  for (const std::string& damage : damages) log::warning("damaged: {}", damage);
 }
 
 // ---- datasets and tokenizers ----
@@ -195,10 +199,15 @@ void inspect_folder(const fs::path& path, bool verify, std::ostream& out) {
 
 void inspect(const std::string& path, bool verify, std::ostream& out) {
   const auto ends_with = [&path](std::string_view end) { return path.ends_with(end); };
-  if (fs::is_directory(path))
+  if (path.empty()) throw ConfigError("PATH is empty");
+  std::error_code code;
+  if (fs::is_directory(path, code))
     return inspect_folder(fs::path(path + "/").parent_path(), verify, out);
-  if (!fs::exists(path)) {
-    if (fs::exists(path + ".idx")) return inspect_prefix(path, verify, out);
+  if (!fs::exists(path, code)) {
+    if (fs::exists(path + ".idx", code)) return inspect_prefix(path, verify, out);
+    if (fs::is_symlink(fs::symlink_status(path, code))) {
+      throw DataError("{}: is a link to nothing", path);
+    }
     throw DataError("{}: is not there", path);
   }
   if (ends_with(".safetensors") || ends_with(".safetensors.index.json"))

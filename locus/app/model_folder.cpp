@@ -1,11 +1,16 @@
 #include "locus/app/model_folder.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <system_error>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/log.h"
 #include "locus/data/tokenizers/tokenizer_files.h"
+#include "locus/io/json_check.h"
 #include "locus/io/safetensors_folder.h"
 #include "locus/model/weight_plan.h"
 
@@ -17,6 +22,40 @@ void validate_folder(const RunConfig& config, const fs::path& folder) {
   const std::vector<std::string> problems = config.problems();
   if (!problems.empty()) {
     throw DataError("{}: {}", (folder / "config.json").string(), problems.front());
+  }
+}
+
+bool has_checkpoints(const fs::path& path) {
+  return holds(path, "manifest.json") || holds(path, "checkpoints") ||
+         !train::list_checkpoints(path).empty();
+}
+
+// What a path is that is no model, said exactly.
+void check_source(const fs::path& path) {
+  if (path.empty()) throw ConfigError("the path of the model is empty; name a folder");
+  std::error_code code;
+  const fs::file_status link = fs::symlink_status(path, code);
+  if (link.type() == fs::file_type::not_found) throw DataError("{}: is not there", path.string());
+  const fs::file_status target = fs::status(path, code);
+  if (target.type() == fs::file_type::not_found) {
+    throw DataError("{}: is a link to nothing", path.string());
+  }
+  if (!fs::status_known(target)) {
+    throw DataError("{}: cannot be read: {}", path.string(), code.message());
+  }
+  if (!fs::is_directory(target)) {
+    throw DataError("{}: is a file; name the folder of a run, of a checkpoint or of a model",
+                    path.string());
+  }
+  if (::access(path.c_str(), R_OK | X_OK) != 0) {
+    throw DataError("{}: cannot be read: {}", path.string(),
+                    std::generic_category().message(errno));
+  }
+  if (!holds(path, "config.json") && !has_checkpoints(path)) {
+    throw DataError(
+        "{}: holds neither config.json nor checkpoints; name the folder of a run, of a checkpoint "
+        "or of a model",
+        path.string());
   }
 }
 
@@ -60,6 +99,7 @@ void warn_of_losses(const RunConfig& config) {
 }
 
 ModelFolder resolve_model_folder(const fs::path& path) {
+  check_source(path);
   if (!holds(path, "manifest.json") && holds(path, "config.json")) return {path};
   const train::CheckpointRef checkpoint = train::resolve_checkpoint(path);
   return {checkpoint.path, checkpoint.step};
@@ -67,6 +107,12 @@ ModelFolder resolve_model_folder(const fs::path& path) {
 
 model::ConfigJson read_model_config(const fs::path& folder) {
   model::ConfigJson config = model::read_config_json(folder);
+  // They travel with the weights as they are: better refused here than by who opens them next.
+  for (const char* name : {"generation_config.json", "tokenizer_config.json"}) {
+    if (!holds(folder, name)) continue;
+    const fs::path file = io::folder_member(folder, name, folder);
+    io::check_json_object(read_file(file), file.string() + ": the text");
+  }
   RunConfig settings;
   take_shape(settings, config.shape);
   settings.data.sequence_length = 1;  // is none of the folder's matters

@@ -85,7 +85,14 @@ void check_model(const model::ModelConfig& m, int64_t sequence_length, Problems&
   out.one_of("model.qk_norm", m.qk_norm, {"none", "head", "full"});
   out.one_of("model.norm_type", m.norm_type, {"rmsnorm", "layernorm"});
   out.one_of("model.position_embedding_type", m.position_embedding_type, {"rope", "learned"});
-  out.one_of("model.rope_scaling", m.rope_scaling, {"none", "linear", "ntk"});
+  out.one_of("model.rope_scaling", m.rope_scaling, {"none", "linear", "ntk", "llama3"});
+  out.add_if(
+      !(m.rope_low_freq_factor > 0 && m.rope_high_freq_factor > m.rope_low_freq_factor),
+      "model.rope_high_freq_factor = {} must be above rope_low_freq_factor = {}, and both above 0",
+      m.rope_high_freq_factor, m.rope_low_freq_factor);
+  out.add_if(m.rope_original_max_position_embeddings < 1,
+             "model.rope_original_max_position_embeddings = {} must be at least 1",
+             m.rope_original_max_position_embeddings);
   out.add_if(!(m.rope_scaling_factor >= 1), "model.rope_scaling_factor = {} must be at least 1",
              m.rope_scaling_factor);
   out.add_if(!(m.rope_theta > 0), "model.rope_theta = {} must be positive", m.rope_theta);

@@ -62,11 +62,33 @@ void settle_vocabulary(RunConfig& config, const data::Tokenizer& tokenizer,
                        const std::string& name) {
   if (config.model.vocab_size == 0) config.model.vocab_size = tokenizer.vocab_size();
   if (config.model.vocab_size < tokenizer.vocab_size()) {
-    throw ConfigError(
-        "model.vocab_size = {} is under the {} pieces of the tokenizer {}; set it to 0 or more "
-        "than that",
-        config.model.vocab_size, tokenizer.vocab_size(), name);
+    throw ConfigError("model.vocab_size = {} is under the {} pieces of the tokenizer {}; {}",
+                      config.model.vocab_size, tokenizer.vocab_size(), name,
+                      config.checkpoint.initial_load_path.empty()
+                          ? "set it to 0 or more than that"
+                          : "prepare the data with the model's: `locus prepare --tokenizer " +
+                                config.checkpoint.initial_load_path + "`");
   }
+}
+
+void check_initial_tokenizer(const RunConfig& config, const data::Tokenizer& tokenizer,
+                             const std::string& name) {
+  const std::string& model = config.checkpoint.initial_load_path;
+  if (model.empty()) return;
+  const fs::path folder = resolve_model_folder(model).path;
+  const auto theirs = folder_tokenizer(folder, 0);
+  if (!theirs || theirs->serialized() == tokenizer.serialized()) return;
+  // Of a folder with the same tokenizer in both forms, either will do.
+  for (const char* file : {"tokenizer.json", "tokenizer.model"}) {
+    if (holds(folder, file) && read_file(folder / file) == tokenizer.serialized()) return;
+  }
+  const std::string data =
+      config.data.tokenizer.empty() ? fs::path(name).parent_path().string() : name;
+  throw DataError(
+      "{}: was prepared with another tokenizer than that of {}, whose weights the run starts from "
+      "(checkpoint.initial_load_path); prepare the data with the model's: `locus prepare "
+      "--tokenizer {}`",
+      data, model, folder.string());
 }
 
 std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::string>& paths,

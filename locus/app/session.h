@@ -27,6 +27,10 @@ std::string tokenizer_path(const data::DataConfig& config);
 void settle_vocabulary(RunConfig& config, const data::Tokenizer& tokenizer,
                        const std::string& name);
 
+// DataError unless the tokenizer is that of the folder whose weights training starts from.
+void check_initial_tokenizer(const RunConfig& config, const data::Tokenizer& tokenizer,
+                             const std::string& name);
+
 // One split of several datasets. DataError if one of them was made with another tokenizer or holds
 // ids beyond the vocabulary.
 std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::string>& paths,

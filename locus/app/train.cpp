@@ -267,6 +267,7 @@ void dry_run(RunConfig config, std::ostream& out) {
   if (knows_data || config.model.vocab_size == 0) {
     const std::string path = tokenizer_path(config.data);
     const auto tokenizer = data::load_tokenizer(path);
+    check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
     if (!config.data.train.empty()) {
       const auto source =
@@ -288,6 +289,7 @@ void train(const TrainOptions& options, std::ostream& out) {
   watch_signals();
   const std::string path = tokenizer_path(config.data);
   auto tokenizer = data::load_tokenizer(path);
+  check_initial_tokenizer(config, *tokenizer, path);
   settle_vocabulary(config, *tokenizer, path);
   TrainSession(std::move(config), std::move(tokenizer), options.resume).run(out);
 }

@@ -104,11 +104,23 @@ void FileWriter::write(const void* data, size_t num_bytes) {
     buffer_.append(static_cast<const char*>(data), num_bytes);
   }
   num_bytes_ += num_bytes;
+  start_writing_back();
 }
 
 void FileWriter::flush() {
   write_fully(descriptor_, buffer_.data(), buffer_.size(), path_);
   buffer_.clear();
+}
+
+// Has the disk begin with what is complete: else it starts only at fsync, which then waits for all.
+void FileWriter::start_writing_back() {
+  constexpr uint64_t kStep = 32 << 20;
+  const uint64_t complete = num_bytes_ - buffer_.size();
+  if (complete < started_bytes_ + kStep) return;
+  // Only a hint: fsync in close() reports what fails.
+  ::sync_file_range(descriptor_, static_cast<off64_t>(started_bytes_),
+                    static_cast<off64_t>(complete - started_bytes_), SYNC_FILE_RANGE_WRITE);
+  started_bytes_ = complete;
 }
 
 void FileWriter::close() {
@@ -117,6 +129,14 @@ void FileWriter::close() {
   const int result = ::close(descriptor_);
   descriptor_ = -1;
   if (result != 0) fail(path_, "cannot be closed");
+}
+
+void map_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size();
+  // Only a hint: older kernels do not know it, and the pages come one by one.
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
 }
 
 MappedFile::MappedFile(fs::path path) : path_(std::move(path)) {

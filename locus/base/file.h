@@ -49,7 +49,9 @@ class FileWriter {
   int descriptor_ = -1;
   std::string buffer_;
   uint64_t num_bytes_ = 0;
+  uint64_t started_bytes_ = 0;  // that the disk was told to write
   void flush();
+  void start_writing_back();
 };
 
 // A read-only memory map of a whole file. Empty files map to an empty span.
@@ -68,6 +70,10 @@ class MappedFile {
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// Maps the pages of a part of a mapped file at once, before it is read from front to back: cheaper
+// than to be interrupted at each of them.
+void map_pages(std::span<const std::byte> bytes);
 
 // An exclusive advisory lock on a file, held until destruction or the end of the process.
 // Writes the holder's process id into it, for the message of the next one that comes.

@@ -49,7 +49,6 @@ class Batch {
   at::Tensor next_logits() {
     const at::Tensor last_BD = use_cache_ ? read_new_tokens() : read_all_tokens();
     const at::Tensor& weight_VD = model_.output_weight();
-    const at::NoGradGuard no_grad;
     const at::Tensor logits_BV = ops::linear(last_BD.to(weight_VD.scalar_type()), weight_VD, {});
     return logits_BV.to(at::kCPU, at::kFloat).contiguous();
   }

@@ -224,8 +224,13 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<TensorSpe
 SafetensorsWriter::~SafetensorsWriter() = default;
 
 void SafetensorsWriter::append(const void* data, size_t size) {
-  XXH3_128bits_update(hasher_->state.get(), data, size);
-  file_.write(data, size);
+  constexpr size_t kPiece = 1 << 20;  // hashed and written while it is in the cache
+  const auto* bytes = static_cast<const char*>(data);
+  for (size_t begin = 0; begin < size; begin += kPiece) {
+    const size_t piece = std::min(kPiece, size - begin);
+    XXH3_128bits_update(hasher_->state.get(), bytes + begin, piece);
+    file_.write(bytes + begin, piece);
+  }
 }
 
 void SafetensorsWriter::write(std::string_view name, std::span<const std::byte> data) {

@@ -30,6 +30,10 @@ fs::path folder_member(const fs::path& folder, const std::string& name, const fs
   const fs::path path = folder / name;
   std::error_code code;
   if (!fs::is_regular_file(path, code)) {
+    if (fs::exists(path, code)) throw DataError("{}: is not a regular file", path.string());
+    if (fs::is_symlink(fs::symlink_status(path, code))) {
+      throw DataError("{}: is a link to nothing", path.string());
+    }
     throw DataError("{}: the file is missing; {} needs it", path.string(), wanted_by.string());
   }
   const fs::path target = fs::canonical(path, code);

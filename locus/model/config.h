@@ -27,6 +27,9 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   std::string rope_scaling = "none";
   double rope_scaling_factor = 1.0;
+  double rope_low_freq_factor = 1.0;
+  double rope_high_freq_factor = 4.0;
+  int64_t rope_original_max_position_embeddings = 8192;
   bool tie_word_embeddings = false;
   double hidden_dropout = 0.0;
   double embedding_dropout = 0.0;
@@ -64,8 +67,14 @@ struct ModelConfig {
     v("position_embedding_type", position_embedding_type, "rope | learned");
     v("max_position_embeddings", max_position_embeddings, "longest context");
     v("rope_theta", rope_theta, "base of the rotary frequencies");
-    v("rope_scaling", rope_scaling, "none | linear | ntk");
+    v("rope_scaling", rope_scaling, "none | linear | ntk | llama3");
     v("rope_scaling_factor", rope_scaling_factor, "stretch of the context under rope_scaling");
+    v("rope_low_freq_factor", rope_low_freq_factor,
+      "llama3: wavelengths over the original context / this are stretched in full");
+    v("rope_high_freq_factor", rope_high_freq_factor,
+      "llama3: wavelengths under the original context / this are left alone");
+    v("rope_original_max_position_embeddings", rope_original_max_position_embeddings,
+      "llama3: context before the stretch");
     v("tie_word_embeddings", tie_word_embeddings, "the output projection is the embedding");
     v("hidden_dropout", hidden_dropout,
       "dropout on the output of attention and feed-forward blocks");

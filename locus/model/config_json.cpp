@@ -89,6 +89,11 @@ class Writer final : public ConfigKeys {
     ordered_json rope = {{"rope_type", scaled ? model.rope_scaling : "default"},
                          {"rope_theta", model.rope_theta}};
     if (scaled) rope["factor"] = model.rope_scaling_factor;
+    if (model.rope_scaling == "llama3") {
+      rope["low_freq_factor"] = model.rope_low_freq_factor;
+      rope["high_freq_factor"] = model.rope_high_freq_factor;
+      rope["original_max_position_embeddings"] = model.rope_original_max_position_embeddings;
+    }
     out["rope_parameters"] = rope;
     // For readers of the time before transformers 5.
     out["rope_theta"] = model.rope_theta;
@@ -176,38 +181,80 @@ class Reader final : public ConfigKeys {
     for (const json& one : value) read(key, one, target.emplace_back());
   }
 
+  // Of both versions of transformers; nullptr: neither is there.
+  const json* rope_object();
+
   const json& config_;
   const std::string source_;
   std::set<std::string> seen_;
   std::map<std::string, std::string, std::less<>> other_names_;
 };
 
+// The type under one name, and said: what two objects are compared by.
+json settled_rope(json rope) {
+  if (!rope.contains("rope_type")) rope["rope_type"] = rope.value("type", json("default"));
+  rope.erase("type");
+  return rope;
+}
+
+// A base of the frequencies that only one of both names is no contradiction.
+bool agree(const json& left, const json& right) {
+  json a = settled_rope(left), b = settled_rope(right);
+  if (!a.contains("rope_theta") || !b.contains("rope_theta")) {
+    a.erase("rope_theta");
+    b.erase("rope_theta");
+  }
+  return a == b;
+}
+
+const json* Reader::rope_object() {
+  const json* parameters = find("rope_parameters");
+  const json* scaling = find("rope_scaling");  // its name before transformers 5
+  if (parameters && !parameters->is_object()) {
+    wrong_type("rope_parameters", *parameters, "an object");
+  }
+  if (scaling && !scaling->is_object()) wrong_type("rope_scaling", *scaling, "an object");
+  if (parameters && scaling && !agree(*parameters, *scaling)) {
+    throw DataError(
+        "{}: \"rope_parameters\" = {} and \"rope_scaling\" = {} contradict each other; leave one "
+        "out",
+        source_, brief(*parameters), brief(*scaling));
+  }
+  return parameters ? parameters : scaling;
+}
+
 void Reader::rope(ModelConfig& model, double default_theta) {
   model.rope_theta = default_theta;
   if (const json* theta = find("rope_theta")) read("rope_theta", *theta, model.rope_theta);
-  const json* old = find("rope_scaling");
-  const json* parameters = find("rope_parameters");
-  if (parameters == nullptr) parameters = old;
-  if (parameters == nullptr) return;
-  if (!parameters->is_object()) wrong_type("rope_parameters", *parameters, "an object");
+  const json* rope = rope_object();
+  if (rope == nullptr) return;
+  const std::string object = find("rope_parameters") == rope ? "rope_parameters." : "rope_scaling.";
   std::string type = "default";
-  for (const auto& [key, value] : parameters->items()) {
-    const std::string name = "rope_parameters." + key;
-    if (key == "rope_type" || key == "type") {
-      read(name, value, type);
-    } else if (key == "rope_theta") {
+  if (rope->contains("type")) read(object + "type", rope->at("type"), type);
+  if (rope->contains("rope_type")) read(object + "rope_type", rope->at("rope_type"), type);
+  for (const auto& [key, value] : rope->items()) {
+    const std::string name = object + key;
+    if (key == "rope_theta") {
       if (!value.is_null()) read(name, value, model.rope_theta);
     } else if (key == "factor") {
       read(name, value, model.rope_scaling_factor);
+      if (!(model.rope_scaling_factor > 0)) wrong_type(name, value, "above 0");
+    } else if (key == "low_freq_factor") {
+      read(name, value, model.rope_low_freq_factor);
+    } else if (key == "high_freq_factor") {
+      read(name, value, model.rope_high_freq_factor);
+    } else if (key == "original_max_position_embeddings") {
+      read(name, value, model.rope_original_max_position_embeddings);
     } else if (key == "partial_rotary_factor") {
       if (value != 1.0) refuse(name, value, "1.0");
     }
   }
-  if (type != "default" && type != "linear") {
-    throw DataError("{}: RoPE scaling \"{}\": Locus does not compute this, only default and linear",
-                    source_, type);
+  if (type != "default" && type != "linear" && type != "llama3") {
+    throw DataError(
+        "{}: RoPE scaling \"{}\": Locus does not compute this, only default, linear and llama3",
+        source_, type);
   }
-  model.rope_scaling = type == "linear" ? "linear" : "none";
+  model.rope_scaling = type == "default" ? "none" : type;
 }
 
 void Reader::check_rest() const {
@@ -253,16 +300,28 @@ const FamilyEntry& family_of(const json& config, const std::string& source) {
                   near.empty() ? "" : " (the nearest is " + near + ")", list);
 }
 
-// The settings under "locus", on top of what the keys say.
-void read_own_settings(const json& own, const std::string& source, Shape& shape) {
-  const auto settings = own.is_object() ? own.find("settings") : own.end();
-  std::vector<std::string> lines;
-  if (own.is_object() && settings != own.end() && settings->is_array()) {
-    for (const json& line : *settings) {
-      if (!line.is_string()) throw DataError("{}: \"locus\": a setting is not text", source);
-      lines.push_back(line.get<std::string>());
-    }
+std::vector<std::string> own_lines(const json& own, const std::string& source) {
+  if (!own.is_object()) {
+    throw DataError("{}: \"locus\" = {} is not an object", source, brief(own));
   }
+  std::vector<std::string> lines;
+  const auto settings = own.find("settings");
+  if (settings == own.end()) return lines;
+  if (!settings->is_array()) {
+    throw DataError("{}: \"locus.settings\" = {} is not a list", source, brief(*settings));
+  }
+  for (const json& line : *settings) {
+    if (!line.is_string()) throw DataError("{}: \"locus\": a setting is not text", source);
+    lines.push_back(line.get<std::string>());
+  }
+  return lines;
+}
+
+// The settings under "locus", on top of what the keys say in canonical form: that is what they were
+// compared with when they were written.
+void read_own_settings(const json& own, const std::string& source, Shape& shape) {
+  const std::vector<std::string> lines = own_lines(own, source);
+  shape = canonical(shape);
   try {
     // The router first: its options are settings only where it is the chosen one.
     std::vector<std::string> rest;
@@ -280,6 +339,18 @@ void read_own_settings(const json& own, const std::string& source, Shape& shape)
   }
 }
 
+// One id or several, each of the vocabulary.
+void check_end_tokens(const json& config, int64_t vocab_size, const std::string& source) {
+  const auto found = config.find("eos_token_id");
+  if (found == config.end() || found->is_null()) return;
+  const json ids = found->is_array() ? *found : json::array({*found});
+  for (const json& id : ids) {
+    if (id.is_number_integer() && id >= 0 && id < vocab_size) continue;
+    throw DataError("{}: \"eos_token_id\" = {} is not an id of the vocabulary, 0 to {}", source,
+                    brief(*found), vocab_size - 1);
+  }
+}
+
 Shape read_keys(const FamilyEntry& family, const json& config, const std::string& source) {
   Reader reader(config, source);
   Shape shape = default_shape();
@@ -289,6 +360,7 @@ Shape read_keys(const FamilyEntry& family, const json& config, const std::string
   }
   family.keys(reader, shape);
   reader.check_rest();
+  check_end_tokens(config, shape.model.vocab_size, source);
   return shape;
 }
 

@@ -30,7 +30,10 @@ nn::RopeConfig rope_config(const ModelConfig& model) {
   return {.head_dim = model.head_size(),
           .theta = model.rope_theta,
           .scaling = model.rope_scaling,
-          .factor = model.rope_scaling_factor};
+          .factor = model.rope_scaling_factor,
+          .low_freq_factor = model.rope_low_freq_factor,
+          .high_freq_factor = model.rope_high_freq_factor,
+          .original_context = model.rope_original_max_position_embeddings};
 }
 
 std::shared_ptr<nn::Norm> make_norm(const ModelConfig& model) {

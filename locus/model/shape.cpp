@@ -60,6 +60,11 @@ void settle_positions(ModelConfig& model) {
     model.rope_scaling = "none";
   }
   if (model.rope_scaling == "none") model.rope_scaling_factor = defaults.rope_scaling_factor;
+  if (model.rope_scaling != "llama3") {
+    model.rope_low_freq_factor = defaults.rope_low_freq_factor;
+    model.rope_high_freq_factor = defaults.rope_high_freq_factor;
+    model.rope_original_max_position_embeddings = defaults.rope_original_max_position_embeddings;
+  }
 }
 
 // Which layers have experts, as short as it can be said.
@@ -73,13 +78,16 @@ void settle_layers(const ModelConfig& model, moe::MoeConfig& moe) {
                                                                       : std::move(layers);
 }
 
-// The softmax over the chosen is the softmax over all, normalised; one expert has nothing to
-// normalise.
+// Where nothing but the scores takes part in the choice, the softmax over the chosen is the softmax
+// over all, normalised: groups and the bias of the balance compare other sums of logits than of
+// probabilities. One expert has nothing to normalise.
 void settle_weights(Shape& shape) {
   bool* before = option<bool>(shape.router_options, "score_before_topk");
   bool* normalised = option<bool>(shape.router_options, "norm_topk_prob");
   if (before == nullptr || normalised == nullptr) return;
-  if (!*before && shape.moe.router.top_k > 1) *before = *normalised = true;
+  const bool by_score_alone = *option<int64_t>(shape.router_options, "num_groups") <= 1 &&
+                              *option<double>(shape.router_options, "bias_update_rate") == 0;
+  if (!*before && by_score_alone && shape.moe.router.top_k > 1) *before = *normalised = true;
   if (shape.moe.router.top_k == 1 || !*before) *normalised = false;
 }
 

@@ -34,8 +34,8 @@ void copy_stored(const io::TensorView& view, const std::string& where, const at:
 
 // The tensor as it stands in a file: a copy, of the same type.
 at::Tensor read_stored(const io::TensorView& view);
-// The part of it that the plan wants.
-at::Tensor read_planned(const PlannedTensor& planned);
+// The part of a file's tensor that the plan wants, under the name that it has there.
+io::TensorView planned_view(const PlannedTensor& planned);
 
 io::DType to_dtype(at::ScalarType type);
 at::ScalarType to_scalar_type(io::DType type);

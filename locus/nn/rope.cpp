@@ -8,6 +8,19 @@
 
 namespace locus::nn {
 
+namespace {
+
+at::Tensor llama3_frequencies(const at::Tensor& frequency, const RopeConfig& config) {
+  const double context = static_cast<double>(config.original_context);
+  const at::Tensor waves = frequency * (context / (2.0 * M_PI));  // in the original context
+  const at::Tensor kept =
+      ((waves - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor))
+          .clamp(0.0, 1.0);
+  return frequency * kept + frequency / config.factor * (1.0 - kept);
+}
+
+}  // namespace
+
 RopeTable rope_table(const at::Tensor& position_ids, const RopeConfig& config) {
   double theta = config.theta;
   double stretch = 1.0;
@@ -17,12 +30,14 @@ RopeTable rope_table(const at::Tensor& position_ids, const RopeConfig& config) {
   } else if (config.scaling == "ntk") {
     theta *= std::pow(config.factor, dim / (dim - 2.0));
   } else {
-    LOCUS_CHECK(config.scaling == "none", "rope scaling {}", config.scaling);
+    LOCUS_CHECK(config.scaling == "none" || config.scaling == "llama3", "rope scaling {}",
+                config.scaling);
   }
   // In double: float32 loses whole radians at long positions.
   const at::Tensor exponent =
       at::arange(0, config.head_dim, 2, position_ids.options().dtype(at::kDouble)) / dim;
-  const at::Tensor frequency = at::pow(theta, exponent.neg());
+  at::Tensor frequency = at::pow(theta, exponent.neg());
+  if (config.scaling == "llama3") frequency = llama3_frequencies(frequency, config);
   const at::Tensor angle = position_ids.to(at::kDouble).unsqueeze(-1) / stretch * frequency;
   return {angle.cos().to(at::kFloat), angle.sin().to(at::kFloat)};
 }

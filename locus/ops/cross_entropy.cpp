@@ -168,6 +168,9 @@ class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> 
 
 CrossEntropy linear_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor& weight_VD,
                                   const at::Tensor& label_T, bool want_correct) {
+  LOCUS_CHECK(hidden_TD.size(1) == weight_VD.size(1) && label_T.numel() == hidden_TD.size(0),
+              "{} labels for {} tokens of {}, weights of {}", label_T.numel(), hidden_TD.size(0),
+              hidden_TD.size(1), weight_VD.size(1));
   const bool want_gradient =
       at::GradMode::is_enabled() && (hidden_TD.requires_grad() || weight_VD.requires_grad());
   const tensor_list out =

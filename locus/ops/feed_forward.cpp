@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <numeric>
 #include <optional>
 
 #include "locus/base/error.h"
@@ -21,6 +22,25 @@ using OptionalTensor = std::optional<at::Tensor>;
 bool runs_on_cpu_kernels(const at::Tensor& x_ND, const FeedForwardWeights& weights) {
   return has_cpu_kernels(x_ND) && has_cpu_kernels(weights.up_EUD) &&
          weights.up_EUD.is_contiguous() && weights.down_EDF.is_contiguous();
+}
+
+void check_shapes(const at::Tensor& x_ND, const std::vector<int64_t>& counts_E,
+                  const FeedForwardWeights& w, Activation activation) {
+  const int64_t num_groups = w.up_EUD.size(0);
+  const int64_t hidden = x_ND.size(1);
+  const int64_t rows = up_rows(activation, w.down_EDF.size(2));
+  const std::vector<int64_t> up{num_groups, rows, hidden};
+  const std::vector<int64_t> down{num_groups, hidden, w.down_EDF.size(2)};
+  LOCUS_CHECK(w.up_EUD.sizes() == up && w.down_EDF.sizes() == down, "weights do not fit rows of {}",
+              hidden);
+  LOCUS_CHECK(!w.up_bias_EU.defined() || w.up_bias_EU.numel() == num_groups * rows,
+              "an up bias of {}", w.up_bias_EU.numel());
+  LOCUS_CHECK(!w.down_bias_ED.defined() || w.down_bias_ED.numel() == num_groups * hidden,
+              "a down bias of {}", w.down_bias_ED.numel());
+  const int64_t sum = std::accumulate(counts_E.begin(), counts_E.end(), int64_t{0});
+  LOCUS_CHECK(static_cast<int64_t>(counts_E.size()) == num_groups && sum == x_ND.size(0),
+              "{} counts of together {} for {} groups and {} rows", counts_E.size(), sum,
+              num_groups, x_ND.size(0));
 }
 
 class GroupedFeedForward : public torch::autograd::Function<GroupedFeedForward> {
@@ -67,6 +87,7 @@ int64_t up_rows(Activation activation, int64_t intermediate_size) {
 
 at::Tensor grouped_feed_forward(const at::Tensor& x_ND, const std::vector<int64_t>& counts_E,
                                 const FeedForwardWeights& weights, Activation activation) {
+  check_shapes(x_ND, counts_E, weights, activation);
   return GroupedFeedForward::apply(
       x_ND.contiguous(), weights.up_EUD, OptionalTensor(weights.up_bias_EU), weights.down_EDF,
       OptionalTensor(weights.down_bias_ED), counts_E, static_cast<int64_t>(activation));

@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "locus/base/error.h"
 #include "locus/ops/products.h"
 
 namespace locus::ops {
@@ -48,6 +49,7 @@ class Linear : public torch::autograd::Function<Linear> {
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
+    LOCUS_CHECK(!at::GradMode::is_enabled(), "a linear layer has no second derivative");
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &x_TK = saved[0], &weight_MK = saved[1];
     const at::Tensor dy_TM = grads[0].contiguous();
@@ -82,6 +84,10 @@ class Linear : public torch::autograd::Function<Linear> {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight_MK, const at::Tensor& bias_M) {
+  LOCUS_CHECK(weight_MK.dim() == 2 && x.size(-1) == weight_MK.size(1), "{} inputs for {}",
+              x.size(-1), weight_MK.size(-1));
+  LOCUS_CHECK(!bias_M.defined() || bias_M.numel() == weight_MK.size(0), "a bias of {} for {}",
+              bias_M.numel(), weight_MK.size(0));
   if (!has_cpu_kernels(x) || !has_cpu_kernels(weight_MK)) {
     return at::linear(x, weight_MK.to(x.dtype()), bias_M.defined() ? bias_M.to(x.dtype()) : bias_M);
   }

@@ -1,5 +1,6 @@
 // A linear layer's product with master weights: x runs in its own type, the weight is rounded to it
-// on the way and its gradient comes back in the weight's type, never rounded.
+// on the way (not for a handful of rows, where float32 is free) and its gradient comes back in the
+// weight's type, never rounded.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "locus/base/error.h"
 
@@ -19,10 +20,12 @@ constexpr int64_t kMaxDepth = 2048;
 constexpr int64_t kBlockRows = 126;
 constexpr int64_t kDeepBlockRows = 504;  // where b has to be packed again for every block of rows
 constexpr int64_t kItemsPerThread = 16;
+constexpr int64_t kLargestShare = 4;  // no item is more than 1 / (4 threads) of all work
+constexpr int64_t kNarrowestStrip = 64;
 // So few rows are not worth packing b for.
 constexpr int64_t kFewRows = 4;
 // So few multiplications are not worth a second thread.
-constexpr double kSmallWork = 1 << 16;
+constexpr double kSmallWork = 1 << 20;
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -31,7 +34,7 @@ using Buffer = std::unique_ptr<float[], Free>;
 
 Buffer make_buffer(int64_t floats) {
   auto* p = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(floats) * 4));
-  LOCUS_CHECK(p != nullptr, "no memory for {} floats", floats);
+  if (p == nullptr) throw std::bad_alloc();
   return Buffer(p);
 }
 
@@ -47,8 +50,6 @@ struct Item {
   int64_t row, rows, column, columns;
 };
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 double multiplications(const std::vector<Product>& products) {
   double sum = 0.0;
   for (const Product& p : products)
@@ -56,20 +57,44 @@ double multiplications(const std::vector<Product>& products) {
   return sum;
 }
 
-std::vector<Item> cut(const std::vector<Product>& products, double work, int64_t num_threads) {
-  const double share = work / static_cast<double>(num_threads * kItemsPerThread);
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+struct ItemSize {
+  int64_t rows, columns;
+};
+
+// Large enough to pay for packing, small enough that no thread waits long for the last one. Where
+// the borders lie changes no sum: each element of a result is computed in one item.
+ItemSize item_size(const Product& p, double work, int64_t num_threads,
+                   const cpu::Kernels& kernels) {
+  const auto depth = static_cast<double>(std::max<int64_t>(1, p.k * p.parts));
+  int64_t columns = std::min(kStripColumns / p.parts, p.n);
+  const double wanted = work / static_cast<double>(kItemsPerThread * num_threads) / depth;
+  int64_t rows = std::max(2 * kBlockRows, static_cast<int64_t>(wanted) / columns);
+  rows = std::min(rows, p.m);
+  const auto most = static_cast<int64_t>(work / static_cast<double>(kLargestShare * num_threads) /
+                                         depth);  // elements of the result
+  if (rows * columns > most) rows = std::min(p.m, std::max(kBlockRows, most / columns));
+  if (rows * columns > most) {
+    const int64_t narrow = most / rows / kernels.column_tile * kernels.column_tile;
+    columns = std::min(columns, std::max(kNarrowestStrip, narrow));
+  }
+  return {round_up(divide_up(p.m, divide_up(p.m, rows)), kernels.row_tile), columns};
+}
+
+std::vector<Item> cut(const std::vector<Product>& products, double work, int64_t num_threads,
+                      const cpu::Kernels& kernels) {
   std::vector<Item> items;
   for (const Product& p : products) {
-    const int64_t strip = kStripColumns / p.parts;
-    const double row_work = static_cast<double>(std::min(strip, p.n) * p.parts * p.k) + 1.0;
-    const int64_t wanted =
-        std::max<int64_t>(2 * kBlockRows, static_cast<int64_t>(share / row_work));
-    const int64_t pieces = std::max<int64_t>(1, p.m / wanted);
-    const int64_t rows = divide_up(divide_up(p.m, pieces), kBlockRows) * kBlockRows;
-    for (int64_t column = 0; column < p.n; column += strip) {
+    if (p.m == 0 || p.n == 0) continue;
+    LOCUS_CHECK(p.parts == 1 || (p.parts == 2 && p.c == nullptr), "{} parts", p.parts);
+    LOCUS_CHECK(p.c != nullptr || (p.finish != nullptr && !p.accumulate), "no place for a product");
+    const auto [rows, columns] = item_size(p, work, num_threads, kernels);
+    for (int64_t column = 0; column < p.n; column += columns) {
       for (int64_t row = 0; row < p.m; row += rows) {
         items.push_back(
-            {&p, row, std::min(rows, p.m - row), column, std::min(strip, p.n - column)});
+            {&p, row, std::min(rows, p.m - row), column, std::min(columns, p.n - column)});
       }
     }
   }
@@ -173,10 +198,10 @@ class Worker {
 void run_products(const std::vector<Product>& products, cpu::Type compute) {
   const int64_t num_threads = at::get_num_threads();
   const double work = multiplications(products);
-  const std::vector<Item> items = cut(products, work, num_threads);
+  const cpu::Kernels& kernels = cpu::kernels();
+  const std::vector<Item> items = cut(products, work, num_threads, kernels);
   const int64_t num_workers =
       work < kSmallWork ? 1 : std::min<int64_t>(num_threads, static_cast<int64_t>(items.size()));
-  const cpu::Kernels& kernels = cpu::kernels();
   std::atomic<size_t> next = 0;
   at::parallel_for(0, num_workers, 1, [&](int64_t begin, int64_t end) {
     thread_local Workspace workspace;

@@ -42,7 +42,8 @@ struct Block {
 };
 
 // Computes all products; the order of their blocks is open, the sums within one are not. `compute`
-// is the type of the factors.
+// is the type of the factors, where
+// the processor multiplies it and the rows are more than a few; else they take part in float32.
 void run_products(const std::vector<Product>& products, cpu::Type compute);
 
 // True for CPU tensors of a type that run_products() computes: the others go through libtorch.
@@ -58,7 +59,7 @@ cpu::Matrix transposed(const at::Tensor& x);
 void parallel_rows(int64_t rows, int64_t row_elements,
                    const std::function<void(int64_t, int64_t)>& f);
 
-// Row `index` of a contiguous matrix as an address, whatever its type.
+// Row `index` of a matrix whose rows are contiguous, as an address.
 const void* row_address(const at::Tensor& x, int64_t index);
 void* mutable_row_address(const at::Tensor& x, int64_t index);
 

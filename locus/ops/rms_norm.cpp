@@ -3,8 +3,9 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <vector>
+#include <algorithm>
 
+#include "locus/base/error.h"
 #include "locus/ops/products.h"
 
 namespace locus::ops {
@@ -35,6 +36,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
+    LOCUS_CHECK(!at::GradMode::is_enabled(), "RMSNorm has no second derivative");
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &x_TN = saved[0], &weight_N = saved[1];
     const auto* inverse = saved[2].const_data_ptr<float>();
@@ -46,7 +48,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const cpu::Type type = cpu_type(x_TN);
     // The weight's gradient as sums over fixed ranges of rows: the same for every number of
     // threads.
-    constexpr int64_t kRange = 256;
+    constexpr int64_t kRange = 64;
     const int64_t ranges = (rows + kRange - 1) / kRange;
     const at::Tensor dweight_RN = at::zeros({ranges, size}, weight_N.options());
     auto* dweight = dweight_RN.mutable_data_ptr<float>();
@@ -66,6 +68,8 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight_N, double eps) {
+  LOCUS_CHECK(weight_N.dim() == 1 && weight_N.size(0) == x.size(-1), "{} weights for rows of {}",
+              weight_N.numel(), x.size(-1));
   if (!has_cpu_kernels(x) || weight_N.scalar_type() != at::kFloat) {
     return at::rms_norm(x, weight_N.sizes(), weight_N.to(x.dtype()), eps);
   }

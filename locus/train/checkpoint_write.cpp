@@ -143,10 +143,13 @@ void CheckpointWriter::write(const Snapshot& snapshot) const {
   fs::remove_all(temporary);
   make_folders(temporary);
   try {
+    // Both large files at once: while one waits for the disk, the other is hashed.
+    std::future<json> optimizer = std::async(std::launch::async, [&] {
+      return write_optimizer(temporary / "optimizer.safetensors", snapshot.optimizer);
+    });
     json files =
         write_model(temporary, snapshot.model, static_cast<uint64_t>(config_.max_shard_bytes));
-    files["optimizer.safetensors"] =
-        write_optimizer(temporary / "optimizer.safetensors", snapshot.optimizer);
+    files["optimizer.safetensors"] = optimizer.get();
     files["trainer.json"] =
         write_text(temporary / "trainer.json", to_json(snapshot.state).dump(2) + "\n");
     for (const TextFile& text : snapshot.texts) {

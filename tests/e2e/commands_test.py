@@ -149,7 +149,7 @@ def test_damaged_checkpoints(folder):
     expect_error(folder, 3, ["tensor", "shape"], "train", "--config", "run.toml", "--resume", "--set",
                  "moe.intermediate_size=64")
     shutil.rmtree(folder / "hurt" / "checkpoints")
-    expect_error(folder, 3, ["no intact checkpoint"], "generate", "--checkpoint", "hurt", "--prompt", "x")
+    expect_error(folder, 3, ["holds neither config.json nor checkpoints"], "generate", "--checkpoint", "hurt", "--prompt", "x")
 
 
 def test_bad_data(folder):

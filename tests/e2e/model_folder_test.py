@@ -3,6 +3,7 @@
     model_folder_test.py build/locus
 """
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -217,21 +218,100 @@ def test_pickle_files(folder):
         broken.expect(name, "pickle", "safetensors alone", "save_pretrained")
 
 
+def refused(folder, *arguments, code=2):
+    _, errors = locus(folder, *arguments, code=code)
+    assert "filesystem error" not in errors, errors
+    return errors
+
+
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_targets_are_not_overwritten(folder):
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("precious")
     for target in ("full", "full/mine.txt", "model"):
         locus(folder, "export", "model", target, code=2)
-    _, errors = locus(folder, "export", "model", "model", "--overwrite", code=2)
-    assert "the source" in errors, errors
+    assert "mine.txt" in refused(folder, "export", "model", "full", "--overwrite")
     assert (folder / "full" / "mine.txt").read_text() == "precious"
-    locus(folder, "export", "model", "full", "--overwrite")
-    assert not (folder / "full" / "mine.txt").exists() and (folder / "full" / "config.json").exists()
+    locus(folder, "export", "model", "twice")
+    locus(folder, "export", "model", "twice", "--overwrite", "--dtype", "bfloat16")
+    assert "bfloat16" in (folder / "twice" / "config.json").read_text()
+    (folder / "twice" / "notes").mkdir()
+    before = files_of(folder / "twice")
+    assert "twice/notes" in refused(folder, "import", "model", "twice", "--overwrite")
+    assert files_of(folder / "twice") == before and (folder / "twice" / "notes").is_dir()
     _, errors = locus(folder, "export", "model", "sized", "--max-shard-size", "5 apples", code=2)
     assert "5 apples" in errors
     _, errors = locus(folder, "export", "model", "typed", "--dtype", "int8", code=2)
     assert "int8" in errors
-    locus(folder, "export", "nowhere", "out", code=3)
+
+
+def test_the_source_is_never_the_target(folder):
+    before = files_of(folder / "model"), files_of(folder / "run")
+    (folder / "to-model").symlink_to("model")
+    for target, expected in [("model", "is the source"), ("to-model", "is the source"), (".", "holds the source"),
+                             ("model/inside", "lies inside the source"), ("to-model/in", "lies inside the source")]:
+        assert expected in refused(folder, "export", "model", target, "--overwrite"), target
+    step = next(p.name for p in (folder / "run" / "checkpoints").iterdir() if p.name.startswith("step_"))
+    for target in ("run", "run/new", "run/checkpoints", f"run/checkpoints/{step}", f"run/checkpoints/{step}/x"):
+        refused(folder, "export", "run", target, "--overwrite")
+        refused(folder, "export", f"run/checkpoints/{step}", target, "--overwrite")
+    refused(folder, "export", "model", f"run/checkpoints/{step}", "--overwrite")  # holds a trainer's state
+    assert "TARGET is empty" in refused(folder, "export", "model", "")
+    assert "SOURCE is empty" in refused(folder, "export", "", "out")
+    assert before == (files_of(folder / "model"), files_of(folder / "run"))
+    (folder / "to-model").unlink()
+
+
+def test_what_is_no_source(folder):
+    (folder / "nothing").mkdir()
+    (folder / "dangling").symlink_to("gone")
+    os.mkfifo(folder / "pipe")
+    for source, expected in [("nowhere", "nowhere: is not there"), ("run.toml", "run.toml: is a file"),
+                             ("nothing", "nothing: holds neither config.json nor checkpoints"),
+                             ("dangling", "dangling: is a link to nothing"), ("pipe", "pipe: is a file")]:
+        for command in (["import", source, "out"], ["export", source, "a/b/out"],
+                        ["eval", "--checkpoint", source, "--data", "data"],
+                        ["train", "--config", "run.toml", "--set", f"checkpoint.initial_load_path={source}"]):
+            assert expected in refused(folder, *command, code=3), (source, command)
+    refused(folder, "eval", "--checkpoint", "", "--data", "data")
+    for name in ("config.json", "model.safetensors"):
+        broken = Broken(folder)
+        (broken.bad / name).unlink()
+        (broken.bad / name).mkdir()
+        errors = refused(folder, "import", "bad", "out", code=3)
+        assert name in errors and "missing" not in errors, errors
+
+
+def test_a_failed_import_leaves_no_folders(folder):
+    broken = Broken(folder)
+    tensors = tensors_of(broken.bad)
+    tensors["model.norm.weight"] = "F32", [32], b"\0\0\xc0\x7f" * 32
+    write_tensors(broken.bad / "model.safetensors", tensors)
+    refused(folder, "import", "bad", "new/deep/out", code=3)
+    assert not (folder / "new").exists()
+    locus(folder, "import", "model", "new/deep/out")
+    assert (folder / "new" / "deep" / "out" / "config.json").exists()
+
+
+def test_files_that_are_no_json(folder):
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        broken = Broken(folder)
+        (broken.bad / name).write_text("{")
+        broken.expect(name, "not valid JSON")
+    broken_config(folder, ['"eos_token_id" = 400'], eos_token_id=400)
+    broken_config(folder, ['"locus" = 7'], locus=7)
+
+
+def test_data_of_another_tokenizer(folder):
+    locus(folder, "prepare", "--output", "other-data", "--vocab-size", "300", "text.jsonl")
+    errors = refused(folder, "train", "--config", "run.toml", "--set", "checkpoint.initial_load_path=model", "--set",
+                     'data.train=["other-data"]', "--set", "data.valid=[]", "--set", "train.output_dir=never", code=3)
+    assert "other-data: was prepared with another tokenizer than that of model" in errors, errors
+    assert "locus prepare --tokenizer model" in errors and not (folder / "never").exists()
+    assert "a model folder has no data of its own" in refused(folder, "eval", "--checkpoint", "model")
 
 
 def test_a_full_disk_leaves_nothing(folder):

@@ -3,9 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
+#include <random>
+#include <set>
 
 #include "locus/base/error.h"
+#include "locus/base/toml.h"
+#include "locus/model/llama_names.h"
 #include "locus/moe/router.h"
 #include "tests/model/model_helpers.h"
 #include "tests/support/expect_error.h"
@@ -21,6 +26,13 @@ Shape shape_of(const Settings& settings) {
 
 std::string written(const Settings& settings) {
   return write_config_json(shape_of(settings), {.bos = 1, .eos = 2, .pad = {}}, "float32");
+}
+
+OptionSet chosen_options(const Settings& settings) {
+  for (const auto& [name, set] : settings.options) {
+    if (name == settings.moe.router.type) return set;
+  }
+  return {};
 }
 
 // Of the canonical forms: empty when both are the same model.
@@ -65,6 +77,115 @@ TEST(ConfigJson, GivesBackEveryPresetAndEveryRouter) {
       EXPECT_EQ(difference(shape_of(settings), read.shape), "") << router << toml;
     }
   }
+}
+
+// Draws a value for each setting that a shape of the preset may have otherwise.
+class Draw {
+ public:
+  explicit Draw(uint32_t seed) : random_(seed) {}
+
+  template <class T>
+  void from(T& setting, std::initializer_list<T> values) {
+    if (random_() % 2 == 0) setting = values.begin()[random_() % values.size()];
+  }
+  void options(const OptionSet& set) {
+    for (const Field& field : set.fields()) {
+      if (auto* const* flag = std::get_if<bool*>(&field.value)) from(**flag, {false, true});
+      if (auto* const* real = std::get_if<double*>(&field.value)) from(**real, {0.001, 2.5, 1.0});
+      if (auto* const* size = std::get_if<int64_t*>(&field.value)) from<int64_t>(**size, {1, 2, 4});
+    }
+    for (const Field& field : set.fields()) {
+      if (field.path == "score_function") {
+        from<std::string>(*std::get<std::string*>(field.value), {"softmax", "sigmoid"});
+      } else if (field.path == "group_score") {
+        from<std::string>(*std::get<std::string*>(field.value), {"top2", "max"});
+      }
+    }
+  }
+  void model(ModelConfig& m) {
+    from<int64_t>(m.num_key_value_heads, {0, 1, 2, 4});
+    from<int64_t>(m.head_dim, {0, 4, 10});
+    from<bool>(m.attention_bias, {false, true});
+    from<bool>(m.attention_output_bias, {false, true});
+    from<bool>(m.tie_word_embeddings, {false, true});
+    from<double>(m.norm_eps, {1e-6, 1e-5, 3.3e-7});
+    from<double>(m.rope_theta, {1e4, 1e6, 123456.789});
+    from<std::string>(m.rope_scaling, {"none", "linear", "ntk", "llama3"});
+    from<double>(m.rope_scaling_factor, {1.0, 2.0, 32.0});
+    from<double>(m.hidden_dropout, {0.0, 0.1});
+    from<double>(m.embedding_dropout, {0.0, 0.1});
+    from<double>(m.initializer_range, {0.02, 0.006});
+    from<bool>(m.residual_init_scaling, {false, true});
+    if (random_() % 4 == 0) from<std::string>(m.qk_norm, {"none", "head", "full"});
+    if (random_() % 8 == 0) from<std::string>(m.hidden_act, {"swiglu", "gelu", "gelu_new"});
+    if (random_() % 8 == 0) from<std::string>(m.norm_type, {"rmsnorm", "layernorm"});
+    if (random_() % 8 == 0) from<std::string>(m.position_embedding_type, {"rope", "learned"});
+    if (random_() % 8 == 0) from<bool>(m.mlp_bias, {false, true});
+  }
+  void moe(moe::MoeConfig& m) {
+    if (random_() % 2 == 0)
+      m.router.type = moe::router_names()[random_() % moe::router_names().size()];
+    from<int64_t>(m.router.top_k, {1, 2, 3});
+    from<double>(m.router.capacity_factor, {0.0, 1.25});
+    from<double>(m.router.aux_loss_coeff, {0.0, 0.01, 0.001, 0.3});
+    from<double>(m.router.z_loss_coeff, {0.0, 0.001});
+    from<std::string>(m.router.aux_loss_scope, {"micro_batch", "sequence", "global_batch"});
+    from<std::string>(m.router.drop_policy, {"probs", "position"});
+    if (random_() % 4 == 0) from<int64_t>(m.layer_freq, {1, 2});
+    if (random_() % 4 == 0) from<std::vector<int64_t>>(m.layers, {{}, {1}, {0, 2}, {1, 2}});
+    if (random_() % 4 == 0) from<int64_t>(m.shared_expert_intermediate_size, {0, 10, 7});
+    if (m.shared_expert_intermediate_size > 0) from<bool>(m.shared_expert_gate, {false, true});
+    if (m.shared_expert_intermediate_size == 0) m.shared_expert_gate = false;
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+// What canonical forms may differ in from the settings: other words for the same model.
+void expect_same_routing(const Shape& before, const Shape& after, const std::string& what) {
+  const auto text = [](const Shape& shape, const std::string& path) -> std::string {
+    for (const Field& field : Shape(shape).fields()) {
+      if (field.path == path) return to_toml(field.value);
+    }
+    return "";
+  };
+  const auto is_plain = [&](const Shape& shape) {
+    return text(shape, "moe.top_k.num_groups") == "1" &&
+           text(shape, "moe.top_k.bias_update_rate") == "0.0";
+  };
+  for (const Field& field : Shape(before).fields()) {
+    if (!field.path.starts_with("moe.") || field.path == "moe.layers" ||
+        field.path == "moe.layer_freq" || field.path.ends_with("norm_topk_prob") ||
+        (field.path.ends_with("score_before_topk") && is_plain(before))) {
+      continue;
+    }
+    EXPECT_EQ(to_toml(field.value), text(after, field.path)) << field.path << "\n" << what;
+  }
+}
+
+TEST(ConfigJson, GivesBackWhateverIsDrawnAroundEveryPreset) {
+  std::set<std::string_view> families;
+  for (const Preset& preset : all_presets()) {
+    for (uint32_t seed = 0; seed < 150; ++seed) {
+      Settings settings = shrunk(preset);
+      Draw draw(seed);
+      draw.model(settings.model);
+      if (settings.moe.num_experts > 0) draw.moe(settings.moe);
+      for (const auto& [name, set] : settings.options) draw.options(set);
+      const Shape shape{settings.model, settings.moe, chosen_options(settings)};
+      const std::string text = write_config_json(shape, {.bos = 1, .eos = 2, .pad = {}}, "float32");
+      const ConfigJson read = parse_config_json(text, "test");
+      const std::string what = std::string(preset.name) + ", seed " + std::to_string(seed);
+      ASSERT_EQ(difference(shape, read.shape), "") << what << text;
+      ASSERT_EQ(difference(read.shape, shape), "") << what << text;
+      if (has_moe_layer(settings.model, settings.moe)) expect_same_routing(shape, read.shape, what);
+      // Once more, from what was read.
+      ASSERT_EQ(write_config_json(read.shape, {.bos = 1, .eos = 2, .pad = {}}, "float32"), text);
+      families.insert(read.family->name);
+    }
+  }
+  EXPECT_EQ(families.size(), family_entries().size());
 }
 
 TEST(ConfigJson, SaysAllOfThePublicFamiliesPresetsInTheirOwnWords) {
@@ -142,6 +263,41 @@ TEST(ConfigJson, WritesNtkScalingAsTheBaseThatItIs) {
   EXPECT_EQ(lost_in_transformers(shape_of(settings)), "");
 }
 
+TEST(ConfigJson, GivesBackLlama3Scaling) {
+  const Settings settings = tiny("top_k", R"(
+[model]
+rope_scaling = "llama3"
+rope_scaling_factor = 32.0
+rope_low_freq_factor = 2.0
+rope_high_freq_factor = 8.0
+rope_original_max_position_embeddings = 16)");
+  const json config = json::parse(written(settings));
+  EXPECT_EQ(config["rope_parameters"]["rope_type"], "llama3");
+  EXPECT_EQ(config["rope_parameters"]["original_max_position_embeddings"], 16);
+  EXPECT_EQ(difference(shape_of(settings), read(config).shape), "");
+  EXPECT_EQ(lost_in_transformers(shape_of(settings)), "");
+}
+
+TEST(ConfigJson, RefusesRopeThatIsSaidInTwoWays) {
+  json config = kOlmoe;
+  config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5000}};
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 4}};
+  EXPECT_EQ(read(config).shape.model.rope_scaling_factor, 4.0);
+  for (const json& other :
+       {json{{"type", "linear"}, {"factor", 2.0}}, json{{"type", "default"}, {"factor", 4.0}},
+        json{{"type", "linear"}, {"factor", 4.0}, {"rope_theta", 1}}}) {
+    config["rope_scaling"] = other;
+    const std::string text = test::error_of<DataError>([&] { read(config); });
+    EXPECT_NE(text.find("\"rope_parameters\""), std::string::npos) << text;
+    EXPECT_NE(text.find("\"rope_scaling\""), std::string::npos) << text;
+  }
+  for (const double factor : {0.0, -2.0}) {
+    EXPECT_NE(refusal("rope_scaling", {{"type", "linear"}, {"factor", factor}})
+                  .find("\"rope_scaling.factor\""),
+              std::string::npos);
+  }
+}
+
 TEST(ConfigJson, RefusesFeaturesByName) {
   for (const auto& [key, value] : std::vector<std::pair<const char*, json>>{
            {"sliding_window", 4096},
@@ -155,7 +311,7 @@ TEST(ConfigJson, RefusesFeaturesByName) {
     EXPECT_NE(text.find(key), std::string::npos) << text;
     EXPECT_NE(text.find("does not compute this"), std::string::npos) << text;
   }
-  for (const char* type : {"dynamic", "yarn", "llama3", "longrope"}) {
+  for (const char* type : {"dynamic", "yarn", "longrope"}) {
     const std::string text = refusal("rope_parameters", {{"rope_type", type}, {"factor", 2.0}});
     EXPECT_NE(text.find(type), std::string::npos) << text;
   }
@@ -169,6 +325,11 @@ TEST(ConfigJson, RefusesValuesThatAreNone) {
   EXPECT_NE(refusal("rms_norm_eps", true).find("not a number"), std::string::npos);
   EXPECT_NE(refusal("num_hidden_layers", 2'000'000'000).find("too many"), std::string::npos);
   EXPECT_NE(refusal("rope_parameters", 3).find("not an object"), std::string::npos);
+  for (const json& id : {json(50), json(-1), json("2"), json{2, 50}, json(2.0)}) {
+    EXPECT_NE(refusal("eos_token_id", id).find("\"eos_token_id\""), std::string::npos);
+  }
+  EXPECT_NE(refusal("locus", "text").find("\"locus\" = \"text\""), std::string::npos);
+  EXPECT_NE(refusal("locus", {{"settings", 3}}).find("\"locus.settings\""), std::string::npos);
   EXPECT_NE(refusal("locus", {{"settings", {"model.hiden_size = 3"}}}).find("hiden_size"),
             std::string::npos);
 }

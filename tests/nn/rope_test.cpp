@@ -48,6 +48,23 @@ TEST(Rope, NtkScalingRaisesTheBase) {
   EXPECT_NEAR(std::pow(theta, -6.0 / 8), std::pow(500.0, -6.0 / 8) / 4, 1e-12);
 }
 
+TEST(Rope, Llama3StretchesLongWavesAlone) {
+  const RopeConfig config{.head_dim = 8,
+                          .theta = 10000,
+                          .scaling = "llama3",
+                          .factor = 8,
+                          .low_freq_factor = 1,
+                          .high_freq_factor = 4,
+                          .original_context = 64};
+  // Waves in 64 positions: 64 f / 2 pi for f = 1, 0.1, 0.01, 0.001: 10.19, 1.0186, 0.1019, 0.0102.
+  const double kept = (6.4 / (2 * M_PI) - 1) / 3;
+  const std::vector<double> want{1.0, 0.1 * kept + 0.1 / 8 * (1 - kept), 0.01 / 8, 0.001 / 8};
+  const RopeTable table = rope_table(integers({1}), config);
+  for (int64_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(table.sin[0][i].item<double>(), std::sin(want[static_cast<size_t>(i)]), 1e-7) << i;
+  }
+}
+
 TEST(Rope, MakesProductsOfQueriesAndKeysRelative) {
   const RopeConfig config{.head_dim = 16};
   const at::Tensor q = random_tensor({1, 1, 1, 16}, 2), k = random_tensor({1, 1, 1, 16}, 3);

@@ -131,16 +131,29 @@ TEST_P(CpuKernels, LinearCarriesNaNAndInfinityThroughEveryPath) {
   }
 }
 
-TEST_P(CpuKernels, LinearIsTheSameForEveryNumberOfThreads) {
-  const at::Tensor x = random_tensor({257, 300}, 1, at::kFloat);
-  const at::Tensor weight = random_tensor({700, 300}, 2, at::kFloat);
+TEST_P(CpuKernels, ResultsAreTheSameForEveryNumberOfThreads) {
+  const auto leaf = [](at::IntArrayRef shape, uint64_t seed) {
+    return random_tensor(shape, seed, at::kFloat).requires_grad_(true);
+  };
+  const auto run = [&] {
+    const at::Tensor x = leaf({300, 130}, 1), up = leaf({2, 600, 130}, 2);
+    const at::Tensor down = leaf({2, 130, 300}, 3), vocabulary = leaf({700, 130}, 4);
+    const FeedForwardWeights weights{up, {}, down, {}};
+    const at::Tensor y = grouped_feed_forward(x, {297, 3}, weights, Activation::kSwiglu);
+    const at::Tensor few = ops::linear(y.narrow(0, 0, 2), vocabulary, {});
+    const at::Tensor label = at::arange(300, at::kLong);
+    const at::Tensor loss = linear_cross_entropy(y, vocabulary, label).loss_sum + few.sum();
+    loss.backward();
+    return std::vector<at::Tensor>{loss.detach(), x.grad(), up.grad(), down.grad(),
+                                   vocabulary.grad()};
+  };
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
-  const at::Tensor one = ops::linear(x, weight, {});
+  const std::vector<at::Tensor> one = run();
   at::set_num_threads(3);
-  const at::Tensor three = ops::linear(x, weight, {});
+  const std::vector<at::Tensor> three = run();
   at::set_num_threads(threads);
-  EXPECT_TRUE(one.equal(three));
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(one[i].equal(three[i])) << i;
 }
 
 TEST_P(CpuKernels, RmsNormEqualsFloat64) {
@@ -245,6 +258,24 @@ TEST_P(CpuKernels, CrossEntropyEqualsFloat64) {
 
 INSTANTIATE_TEST_SUITE_P(Ops, CpuKernels, testing::ValuesIn(supported()),
                          [](const auto& param) { return param.param; });
+
+TEST(CpuKernelShapes, ThatDoNotFitAreRefused) {
+  const auto zeros = [](at::IntArrayRef shape) { return at::zeros(shape, at::kFloat); };
+  EXPECT_THROW(ops::linear(zeros({5, 8}), zeros({6, 9}), {}), std::exception);
+  EXPECT_THROW(ops::linear(zeros({5, 8}), zeros({6, 8}), zeros({3})), std::exception);
+  EXPECT_THROW(ops::rms_norm(zeros({5, 8}), zeros({4}), 1e-5), std::exception);
+  EXPECT_THROW(to_heads(zeros({4, 6, 8}), 3, {}, {}), std::exception);
+  EXPECT_THROW(to_heads(zeros({4, 6, 8}), 2, zeros({1, 6, 2}), zeros({1, 6, 2})), std::exception);
+  EXPECT_THROW(linear_cross_entropy(zeros({5, 8}), zeros({7, 9}), integers({0, 0, 0, 0, 0})),
+               std::exception);
+  const FeedForwardWeights weights{zeros({1, 6, 8}), {}, zeros({1, 8, 3}), {}};
+  EXPECT_THROW(grouped_feed_forward(zeros({5, 8}), {9}, weights, Activation::kSwiglu),
+               std::exception);
+  EXPECT_THROW(grouped_feed_forward(zeros({5, 8}), {2}, weights, Activation::kSwiglu),
+               std::exception);
+  EXPECT_THROW(grouped_feed_forward(zeros({5, 8}), {5}, weights, Activation::kGelu),
+               std::exception);
+}
 
 TEST(CpuKernelChoice, NamesThoseThatRunHere) {
   const std::string what = test::error_of<ConfigError>([] { cpu::use_kernels("avx9000"); });

@@ -56,6 +56,8 @@ def test_other_shapes_of_the_families(peer):
         "biased": ["model.preset=llama-3.2-1b", *SMALL, *PRESETS["llama-3.2-1b"], *bias, "model.mlp_bias=true"],
         "linear": ["model.preset=olmoe-1b-7b", *SMALL, *PRESETS["olmoe-1b-7b"], "model.rope_scaling=linear",
                    "model.rope_scaling_factor=2.0"],
+        "llama3": ["model.preset=llama-3.2-1b", *SMALL, *PRESETS["llama-3.2-1b"], "model.rope_scaling=llama3",
+                   "model.rope_scaling_factor=8.0", "model.rope_original_max_position_embeddings=16"],
         "ntk": ["model.preset=mixtral-8x7b", *SMALL, *PRESETS["mixtral-8x7b"], "model.rope_scaling=ntk",
                 "model.rope_scaling_factor=4.0"],
         "top1": ["model.preset=qwen3-30b-a3b", *SMALL, *PRESETS["qwen3-30b-a3b"], "moe.router.top_k=1",

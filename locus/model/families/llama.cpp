@@ -16,6 +16,8 @@ head_dim = 64
 intermediate_size = 8192
 max_position_embeddings = 8192
 rope_theta = 500000.0
+rope_scaling = "llama3"
+rope_scaling_factor = 32.0
 tie_word_embeddings = true
 [moe]
 num_experts = 0

@@ -6,12 +6,12 @@ namespace {
 
 using Wide = Width<8, 2, 6>;
 
-bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
 }  // namespace
+
+bool supports_avx2();  // kernels_x86.cpp: asked on processors that cannot run this file
 
 extern const Kernels kAvx2;
 constexpr Kernels kAvx2 =
-    make_kernels<Wide, FloatMath<Wide>, FloatMath<Wide>>("avx2", supported, false);
+    make_kernels<Wide, FloatMath<Wide>, FloatMath<Wide>>("avx2", supports_avx2, false);
 
 }  // namespace locus::ops::cpu

@@ -6,15 +6,12 @@ namespace {
 
 using Wide = Width<16, 2, 14>;
 
-bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
-
 }  // namespace
+
+bool supports_avx512();  // kernels_x86.cpp: asked on processors that cannot run this file
 
 extern const Kernels kAvx512;
 constexpr Kernels kAvx512 =
-    make_kernels<Wide, FloatMath<Wide>, FloatMath<Wide>>("avx512", supported, false);
+    make_kernels<Wide, FloatMath<Wide>, FloatMath<Wide>>("avx512", supports_avx512, false);
 
 }  // namespace locus::ops::cpu

@@ -37,15 +37,12 @@ struct PairMath {
   }
 };
 
-bool supported() {
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
-
 }  // namespace
+
+bool supports_avx512_bf16();  // kernels_x86.cpp: asked on processors that cannot run this file
 
 extern const Kernels kAvx512Bf16;
 constexpr Kernels kAvx512Bf16 =
-    make_kernels<Wide, FloatMath<Wide>, PairMath>("avx512_bf16", supported, true);
+    make_kernels<Wide, FloatMath<Wide>, PairMath>("avx512_bf16", supports_avx512_bf16, true);
 
 }  // namespace locus::ops::cpu

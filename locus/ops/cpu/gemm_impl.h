@@ -54,8 +54,7 @@ inline uint16_t to_bfloat16(float value) {
   return static_cast<uint16_t>(value != value ? 0x7fc0u : rounded);
 }
 
-// --- one lane of a packed panel: 32 bits, a float or a pair of bfloat16
-// -----------------------------
+// --- arithmetic in lanes of 32 bits: a float, or a pair of bfloat16 ---
 
 // How a product computes: kStep values of k in each 32-bit lane, fma(a, b, c) over lanes.
 template <class W>
@@ -83,8 +82,7 @@ struct FloatMath {
   }
 };
 
-// --- transposition of kFloats x kFloats lanes
-// ------------------------------------------------------
+// --- transposition of kFloats x kFloats lanes ---
 
 template <class W, int... kLane>
 typename W::Int interleave_low(typename W::Int a, typename W::Int b,
@@ -115,8 +113,7 @@ void transpose(typename W::Int (&rows)[W::kFloats]) {
   }
 }
 
-// --- packing
-// ---------------------------------------------------------------------------------------
+// --- packing ---
 
 // One panel of `columns` <= kColumnTile columns where the elements of a column lie side by side (a
 // weight [out, in] as its transpose): transposed on the way.
@@ -190,8 +187,7 @@ void pack_matrix(const Matrix& b, int64_t k, int64_t n, uint32_t* out) {
   }
 }
 
-// --- the tile
-// --------------------------------------------------------------------------------------
+// --- the tile ---
 
 // Rows of a as 32-bit lanes: lane (i, l) at data + i * row_stride + l * lane_stride.
 using Lane __attribute__((may_alias)) = uint32_t;
@@ -343,8 +339,7 @@ void multiply_matrix(const Matrix& a, int64_t m, int64_t k, const uint32_t* pack
   }
 }
 
-// --- by type
-// ---------------------------------------------------------------------------------------
+// --- by type ---
 
 template <class W, class FloatM, class Bfloat16M>
 void pack(const Matrix& b, int64_t k, int64_t n, Type compute, void* out) {

@@ -2,10 +2,10 @@
 // program runs: blocks of matrix products and passes over rows. Torch-free: everything here is
 // pointers.
 //
-// Products are cut into blocks by the callers (ops/gemm.h). A block's right-hand side is packed:
-// column panels of `column_tile` columns, within a panel k by k, so that the loop over k reads it
-// from front to back; bfloat16 panels hold pairs of k. Weights are converted while they are packed:
-// no copy of them in the compute type ever exists.
+// Products are cut into blocks by the callers (ops/products.h). A block's right-hand side is
+// packed: column panels of `column_tile` columns, within a panel k by k, so that the loop over k
+// reads it from front to back; bfloat16 panels hold pairs of k. Weights are converted while they
+// are packed: no copy of them in the compute type ever exists.
 //
 // All sums are float32, in one order that depends on the shapes alone.
 #pragma once
@@ -38,7 +38,7 @@ struct Kernels {
   std::string_view name;  // baseline | avx2 | avx512 | avx512_bf16
   bool (*supported)();
   int64_t row_tile, column_tile;
-  bool bfloat16_products;  // else bfloat16 operands are packed as float32
+  bool bfloat16_products;  // else bfloat16 operands take part as float32, weights unrounded
 
   // Packs b [k, n] for products of `compute` type. `out` is 64-byte aligned and holds
   // packed_floats(k, n) floats.
@@ -48,8 +48,9 @@ struct Kernels {
   void (*multiply)(const Matrix& a, int64_t m, int64_t k, const void* packed, int64_t n,
                    Type compute, float* c, int64_t c_stride, bool accumulate);
 
-  // c [m, n] = a [m, k] b^T for a handful of rows, b [n, k] with `b_stride` between its rows: as
-  // fast as b can be read, where packing it would cost more than the product.
+  // c [m, n] = a [m, k] b^T in float32 whatever b's type, for a handful of rows, b [n, k] with
+  // `b_stride` between its rows: as fast as b can be read, where packing it would cost more than
+  // the product.
   void (*multiply_few)(const float* a, int64_t m, int64_t k, Type b_type, const void* b,
                        int64_t b_stride, int64_t n, float* c, int64_t c_stride);
 

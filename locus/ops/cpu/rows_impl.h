@@ -62,7 +62,10 @@ inline float exponential(float x) {
   return vanishes ? 0.0f : mantissa * scale;
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+inline float sigmoid(float x) {
+  const float e = exponential(x < 0.0f ? x : -x);  // never overflows, and vanishes at the far ends
+  return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
 
 // The error function by a rational function of x^2, to about 2 ulp of 1.
 inline float error_function(float x) {
@@ -84,8 +87,7 @@ inline float error_function(float x) {
   return x * p / q;
 }
 
-// --- activations: value and slope of the gate's function
-// -------------------------------------------
+// --- activations: value and slope of the gate's function ---
 
 struct Slope {
   float value, slope;
@@ -191,8 +193,7 @@ void activate_backward(Gate gate, Type type, const float* dout, const void* up, 
   });
 }
 
-// --- results of products
-// ---------------------------------------------------------------------------
+// --- results of products ---
 
 inline void round_row(const float* from, int64_t n, float* to) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
@@ -247,6 +248,16 @@ void dot_four(const float* a, int64_t k, const T* b, int64_t b_stride, float* c)
   std::memcpy(c, sum, sizeof(sum));
 }
 
+// Asks for the next four rows while these four are multiplied: each row is too short for the
+// processor to find the pattern by itself.
+template <class T>
+void fetch_rows(const T* b, int64_t k, int64_t b_stride) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t row = 0; row < 4; ++row) {
+    for (int64_t l = 0; l < k; l += kLine) __builtin_prefetch(b + row * b_stride + l);
+  }
+}
+
 template <class T>
 float dot(const float* a, int64_t k, const T* b) {
   float sum = 0.0f;
@@ -266,18 +277,20 @@ void multiply_few(const float* a, int64_t m, int64_t k, Type b_type, const void*
                   int64_t b_stride, int64_t n, float* c, int64_t c_stride) {
   by_type(b_type, [&]<class T>(T) {
     const auto* rows = static_cast<const T*>(b);
-    for (int64_t i = 0; i < m; ++i) {
-      const float* ai = a + i * k;
-      float* ci = c + i * c_stride;
-      int64_t j = 0;
-      for (; j + 4 <= n; j += 4) dot_four(ai, k, rows + j * b_stride, b_stride, ci + j);
-      for (; j < n; ++j) ci[j] = dot(ai, k, rows + j * b_stride);
+    int64_t j = 0;
+    for (; j + 4 <= n; j += 4) {
+      if (j + 8 <= n) fetch_rows(rows + (j + 4) * b_stride, k, b_stride);
+      for (int64_t i = 0; i < m; ++i) {
+        dot_four(a + i * k, k, rows + j * b_stride, b_stride, c + i * c_stride + j);
+      }
+    }
+    for (; j < n; ++j) {
+      for (int64_t i = 0; i < m; ++i) c[i * c_stride + j] = dot(a + i * k, k, rows + j * b_stride);
     }
   });
 }
 
-// --- norms
-// -----------------------------------------------------------------------------------------
+// --- norms ---
 
 float rms_norm(Type type, const void* x, const float* weight, int64_t n, float eps, void* out) {
   return by_type(type, [&]<class T>(T) {
@@ -338,8 +351,7 @@ void rms_norm_backward(Type type, const void* dout, const void* x, const float* 
   });
 }
 
-// --- rotation
-// --------------------------------------------------------------------------------------
+// --- rotation ---
 
 void rotate(Type type, const void* x, const float* cos, const float* sin, float sign, int64_t n,
             void* out) {
@@ -367,8 +379,7 @@ void rotate(Type type, const void* x, const float* cos, const float* sin, float 
   });
 }
 
-// --- sums of rows
-// ----------------------------------------------------------------------------------
+// --- sums of rows ---
 
 void add_scaled(Type type, const void* x, float scale, int64_t n, float* sum) {
   by_type(type, [&]<class T>(T) {
@@ -401,8 +412,7 @@ float scale_and_dot(Type type, const void* dout, const void* y, float scale, int
   });
 }
 
-// --- softmax
-// ---------------------------------------------------------------------------------------
+// --- softmax ---
 
 float log_sum_exp(const float* logits, int64_t n) {
   float largest = logits[0];
