@@ -235,9 +235,13 @@ def machine() -> str:
 
 
 def write_rows(theme: str, rows: list[dict], folder: pathlib.Path = RESULTS) -> pathlib.Path:
-    """The whole file or none of it: a theme that was interrupted leaves the old one."""
+    """The whole file or none of it: a theme that was interrupted leaves the old one. What other
+    machines said stays, behind the new rows."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{theme}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    here = {row["machine"] for row in rows}
+    rows = rows + [row for row in before if row["machine"] not in here]
     part = path.with_suffix(".json.part")
     part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)
@@ -273,17 +277,21 @@ def line_of(row: dict) -> str:
 
 
 def table(rows_by_theme: dict[str, list[dict]]) -> str:
-    """All rows, met and missed, aligned; last a line with the count of both."""
+    """All rows, met and missed, by theme and machine, aligned; last a line with the count of
+    both."""
     head = ["", "what", "value", "ratio", "quartiles", "goal", "against"]
-    body = [(theme, [cells(row) for row in rows]) for theme, rows in rows_by_theme.items()]
-    lines = [head] + [line for _, part in body for line in part]
+    parts: dict[tuple[str, str], list[list[str]]] = {}
+    for theme, rows in rows_by_theme.items():
+        for row in rows:
+            parts.setdefault((theme, row["machine"]), []).append(cells(row))
+    lines = [head] + [line for part in parts.values() for line in part]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
 
     def text(line: list[str]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
 
     out = [text(head)]
-    for theme, part in body:
-        out += [f"-- {theme}", *map(text, part)]
+    for (theme, where), part in parts.items():
+        out += [f"-- {theme}, {where}", *map(text, part)]
     met = [row["met"] for rows in rows_by_theme.values() for row in rows]
     return "\n".join([*out, f"{met.count(True)} goals met, {met.count(False)} missed"])

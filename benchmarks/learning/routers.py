@@ -3,14 +3,17 @@
 model of equal active parameters, trained on equal steps with several seeds.
 
 A run that is done is not done again, and one that was interrupted goes on: start this as often as
-you like. State is under runs/learning/. Writes benchmarks/results/routers.json and
-docs/images/routers_*.svg, and prints the table of docs/routers.md.
+you like. What a finished run says is kept in routers_runs.json beside this file, so that the work may be
+spread over days and machines; the runs themselves are under runs/learning/. Writes
+benchmarks/results/routers.json and docs/images/routers_*.svg, and prints the table of
+docs/routers.md.
 """
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
@@ -19,17 +22,21 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks import bench  # noqa: E402: the tree first
 from benchmarks.learning import chart  # noqa: E402
 
 WORK = bench.ROOT / "runs" / "learning"
+RECORDS = pathlib.Path(__file__).with_name("routers_runs.json")
 CONFIG = bench.ROOT / "benchmarks" / "configs" / "learning.toml"
 ACTIVE_WIDTH = 256  # of the experts of one token together, and of the dense network
 DENSE = "dense"
-# What each router's paper does, where it is not our default.
+# What each router's paper does, where it is not our default. For top_k: weights that sum to 2 keep
+# the layer's output as large as the dense one's (short runs with seed 1 chose both numbers).
 SETTINGS = {
+    "top_k": {"moe.top_k.routed_scaling_factor": 2.0, "moe.router.aux_loss_coeff": 0.003},
     "switch": {"moe.router.capacity_factor": 1.25},
     "gshard": {"moe.router.capacity_factor": 1.25},
     "hash": {"moe.router.top_k": 1, "moe.hash.table": "balanced",
@@ -55,9 +62,49 @@ class Run:
         found = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         return [line for line in found if line["kind"] == kind]
 
-    def is_done(self) -> bool:
-        return ((self.folder / "eval.json").exists()
-                and any(line["reason"] == "finished" for line in self.lines("end")))
+    def is_trained(self) -> bool:
+        return any(line["reason"] == "finished" for line in self.lines("end"))
+
+    def tail_mean(self, key: str) -> float:
+        """Over all layers and the last tenth of the steps."""
+        values = [line[key] for line in self.lines("moe") if line["step"] > self.steps * 0.9]
+        return statistics.mean(values) if values else 0.0
+
+    def record(self, settings: list[str]) -> dict:
+        """What a finished run says."""
+        score = json.loads((self.folder / "eval.json").read_text(encoding="utf-8"))
+        shape = self.lines("run")[0]
+        return {
+            "router": self.router, "seed": self.seed, "steps": self.steps, "settings": settings,
+            "loss": score["loss"],
+            "by_domain": {name: one["loss"] for name, one in sorted(score["by_domain"].items())},
+            "max_over_mean_load": self.tail_mean("load_max_over_mean"),
+            "dropped_share": self.tail_mean("dropped_share"),
+            "parameters": shape["parameters"], "active_parameters": shape["active_parameters"],
+            "wall_s": sum(line["wall_s"] for line in self.lines("end")),
+            "curve": [(line["step"], line["loss"]) for line in self.lines("valid")],
+            "machine": bench.machine(), "date": datetime.date.today().isoformat()}
+
+
+class Records:
+    """Of all finished runs; one counts only for the settings that it was made with."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.all = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else []
+
+    def find(self, run: Run, settings: list[str]) -> dict | None:
+        return next((one for one in self.all if (one["router"], one["seed"], one["steps"]) == (
+            run.router, run.seed, run.steps) and one["settings"] == settings), None)
+
+    def add(self, record: dict) -> None:
+        with self.lock:
+            self.all.append(record)
+            self.all.sort(key=lambda one: (one["steps"], one["router"], one["seed"]))
+            text = ",\n".join(json.dumps(one) for one in self.all)
+            partial = RECORDS.with_suffix(".partial")
+            partial.write_text(f"[\n{text}\n]\n", encoding="utf-8")
+            partial.rename(RECORDS)
 
 
 class Experiment:
@@ -92,12 +139,9 @@ class Experiment:
         return [line.split()[0] for line in shown if line.strip()]
 
     def settings(self, run: Run) -> list[str]:
-        """`--set` options; the width of an expert follows from how many a token has."""
-        values = {"data.train": [str(self.data)], "train.output_dir": str(run.folder),
-                  "train.seed": run.seed, "train.max_steps": run.steps,
-                  "train.num_threads": self.threads, "checkpoint.interval": max(run.steps // 4, 1),
-                  "checkpoint.keep_last": 1, "eval.interval": max(run.steps // 10, 1),
-                  "eval.max_batches": 8}
+        """What makes the model and its training, as `--set` options; the width of an expert follows
+        from how many a token has."""
+        values = {"train.seed": run.seed, "train.max_steps": run.steps}
         if run.router == DENSE:
             values |= {"moe.num_experts": 0, "model.intermediate_size": ACTIVE_WIDTH}
         else:
@@ -105,21 +149,32 @@ class Experiment:
             values["moe.intermediate_size"] = ACTIVE_WIDTH // self.experts_per_token(values)
         return options(values)
 
+    def places(self, run: Run) -> list[str]:
+        """What changes no result."""
+        return options({
+            "data.train": [str(self.data)], "train.output_dir": str(run.folder),
+            "train.num_threads": self.threads, "checkpoint.interval": max(run.steps // 4, 1),
+            "checkpoint.keep_last": 1, "eval.interval": max(run.steps // 10, 1),
+            "eval.max_batches": 8})
+
     def experts_per_token(self, values: dict) -> int:
-        shown = self.call("train", "--config", CONFIG, "--dry-run", *options(values))
+        data = options({"data.train": [str(self.data)]})
+        shown = self.call("train", "--config", CONFIG, "--dry-run", *data, *options(values))
         number = re.search(r"experts, width, per token +\d+, \d+, ([\d.]+)", shown)[1]
         return round(float(number))
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Run) -> dict:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         log = run.folder.with_suffix(".log")
-        if not any(line["reason"] == "finished" for line in run.lines("end")):
+        settings = self.settings(run)
+        if not run.is_trained():
             resume = ["--resume"] if (run.folder / "checkpoints" / "latest").exists() else []
             if not resume:  # stopped before its first checkpoint
                 shutil.rmtree(run.folder, ignore_errors=True)
-            self.call("train", "--config", CONFIG, *resume, *self.settings(run), log=log)
+            self.call("train", "--config", CONFIG, *resume, *settings, *self.places(run), log=log)
         self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads",
                   self.threads, "--output", run.folder / "eval.json", log=log)
+        return run.record(settings)
 
 
 def options(values: dict) -> list[str]:
@@ -127,29 +182,20 @@ def options(values: dict) -> list[str]:
             for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def tail_mean(run: Run, key: str) -> float:
-    """Over all layers and the last tenth of the steps."""
-    values = [line[key] for line in run.lines("moe") if line["step"] > run.steps * 0.9]
-    return statistics.mean(values) if values else 0.0
-
-
-def summary(runs: list[Run]) -> dict:
+def summary(records: list[dict]) -> dict:
     """What the seeds of one router say."""
-    scores = [json.loads((run.folder / "eval.json").read_text(encoding="utf-8")) for run in runs]
-    losses = [score["loss"] for score in scores]
-    domains = sorted(scores[0]["by_domain"])
-    curves = [[(line["step"], line["loss"]) for line in run.lines("valid")] for run in runs]
-    count = runs[0].lines("run")[0]
+    def mean(key: str) -> float:
+        return statistics.mean(one[key] for one in records)
+
+    first = records[0]
     return {
-        "seeds": [run.seed for run in runs], "losses": losses,
-        "by_domain": {name: statistics.mean(score["by_domain"][name]["loss"] for score in scores)
-                      for name in domains},
-        "max_over_mean_load": statistics.mean(tail_mean(run, "load_max_over_mean") for run in runs),
-        "dropped_share": statistics.mean(tail_mean(run, "dropped_share") for run in runs),
-        "parameters": count["parameters"], "active_parameters": count["active_parameters"],
-        "wall_s": statistics.mean(sum(line["wall_s"] for line in run.lines("end")) for run in runs),
+        "seeds": [one["seed"] for one in records], "losses": [one["loss"] for one in records],
+        "by_domain": {name: statistics.mean(one["by_domain"][name] for one in records)
+                      for name in first["by_domain"]},
+        "max_over_mean_load": mean("max_over_mean_load"), "dropped_share": mean("dropped_share"),
+        "parameters": first["parameters"], "active_parameters": first["active_parameters"],
         "curve": [(points[0][0], statistics.mean(loss for _, loss in points))
-                  for points in zip(*curves)]}
+                  for points in zip(*(one["curve"] for one in records))]}
 
 
 def rows_of(harness: bench.Bench, found: dict[str, dict], steps: int) -> list[dict]:
@@ -167,7 +213,7 @@ def rows_of(harness: bench.Bench, found: dict[str, dict], steps: int) -> list[di
 
 def markdown(found: dict[str, dict]) -> str:
     lines = ["| router | parameters, active | validation loss, mean (seeds) | against dense | "
-             "most loaded expert / mean | dropped | minutes |", "| --- " * 7 + "|"]
+             "most loaded expert / mean | dropped |", "| --- " * 6 + "|"]
     dense = statistics.mean(found[DENSE]["losses"]) if DENSE in found else None
     for name, one in sorted(found.items(), key=lambda item: statistics.mean(item[1]["losses"])):
         mean = statistics.mean(one["losses"])
@@ -176,8 +222,7 @@ def markdown(found: dict[str, dict]) -> str:
         load = f"{one['max_over_mean_load']:.2f}" if name != DENSE else ""
         dropped = f"{one['dropped_share']:.1%}" if name != DENSE else ""
         size = f"{one['parameters'] / 1e6:.1f}M, {one['active_parameters'] / 1e6:.1f}M"
-        lines.append(f"| {name} | {size} | {mean:.3f} ({seeds}) | {apart} | {load} | {dropped} "
-                     f"| {one['wall_s'] / 60:.1f} |")
+        lines.append(f"| {name} | {size} | {mean:.3f} ({seeds}) | {apart} | {load} | {dropped} |")
     return "\n".join(lines)
 
 
@@ -199,17 +244,17 @@ def draw(found: dict[str, dict], steps: int) -> None:
         encoding="utf-8")
 
 
-def train_all(experiment: Experiment, runs: list[Run], jobs: int) -> None:
-    waiting = [run for run in runs if not run.is_done()]
+def train_all(experiment: Experiment, records: Records, runs: list[Run], jobs: int) -> None:
+    waiting = [run for run in runs if records.find(run, experiment.settings(run)) is None]
     bench.note(f"{len(runs) - len(waiting)} of {len(runs)} runs are done already")
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         started = {pool.submit(experiment.finish, run): run for run in waiting}
         try:
             for future in concurrent.futures.as_completed(started):
-                future.result()
-                run = started[future]
-                loss = json.loads((run.folder / "eval.json").read_text())["loss"]
-                bench.note(f"{run.router}, seed {run.seed}: validation loss {loss:.4f}")
+                record = future.result()
+                records.add(record)
+                bench.note(f"{record['router']}, seed {record['seed']}: validation loss "
+                           f"{record['loss']:.4f}")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -219,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
     parser.add_argument("--build", default="build", help="folder of the program")
-    parser.add_argument("--steps", type=int, default=1500, help="of 2,048 tokens each")
+    parser.add_argument("--steps", type=int, default=3000, help="of 2,048 tokens each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--routers", nargs="+", help="some alone (and `dense`); default: all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
@@ -233,8 +278,11 @@ def main() -> None:
     names = arguments.routers or [DENSE, *experiment.routers()]
     runs = {name: [Run(name, seed, arguments.steps) for seed in arguments.seeds] for name in names}
     # Seed by seed, so that a first comparison is there early.
-    train_all(experiment, [one for seed in zip(*runs.values()) for one in seed], arguments.jobs)
-    found = {name: summary(several) for name, several in runs.items()}
+    records = Records()
+    train_all(experiment, records, [one for seed in zip(*runs.values()) for one in seed],
+              arguments.jobs)
+    found = {name: summary([records.find(run, experiment.settings(run)) for run in several])
+             for name, several in runs.items()}
     harness = bench.Bench("routers", pathlib.Path(arguments.build), sys.executable)
     bench.write_rows("routers", rows_of(harness, found, arguments.steps))
     draw(found, arguments.steps)

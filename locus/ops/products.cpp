@@ -112,7 +112,12 @@ class Worker {
       run_few(item);
       return;
     }
-    if (p.k <= kMaxDepth) pack(item, 0, p.k);
+    // The next item of the same strip finds it packed already.
+    if (p.k <= kMaxDepth && (packed_product_ != &p || packed_column_ != item.column)) {
+      pack(item, 0, p.k);
+      packed_product_ = &p;
+      packed_column_ = item.column;
+    }
     const int64_t rows_at_once = p.k <= kMaxDepth ? kBlockRows : kDeepBlockRows;
     for (int64_t row = item.row; row < item.row + item.rows; row += rows_at_once) {
       const int64_t rows = std::min(rows_at_once, item.row + item.rows - row);
@@ -123,7 +128,10 @@ class Worker {
       if (p.k == 0 && !accumulate) clear(c, c_stride, rows, item.columns, p.parts);
       for (int64_t k0 = 0; k0 < p.k; k0 += kMaxDepth) {
         const int64_t depth = std::min(kMaxDepth, p.k - k0);
-        if (p.k > kMaxDepth) pack(item, k0, depth);
+        if (p.k > kMaxDepth) {
+          pack(item, k0, depth);
+          packed_product_ = nullptr;
+        }
         multiply(item, row, rows, k0, depth, c, c_stride, accumulate || k0 > 0);
       }
       if (p.finish != nullptr) {
@@ -145,6 +153,7 @@ class Worker {
 
   void run_few(const Item& item) {
     const Product& p = *item.product;
+    packed_product_ = nullptr;
     float* a = workspace_.packed.get();
     std::fill_n(a, p.m * p.k, 0.0f);
     for (int64_t i = 0; i < p.m; ++i) {
@@ -191,6 +200,8 @@ class Worker {
   const cpu::Kernels& kernels_;
   cpu::Type compute_;
   Workspace& workspace_;
+  const Product* packed_product_ = nullptr;  // whose strip lies in the workspace, from this column
+  int64_t packed_column_ = 0;
 };
 
 }  // namespace

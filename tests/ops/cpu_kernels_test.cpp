@@ -281,7 +281,16 @@ TEST(CpuKernelChoice, NamesThoseThatRunHere) {
   const std::string what = test::error_of<ConfigError>([] { cpu::use_kernels("avx9000"); });
   EXPECT_NE(what.find("avx9000"), std::string::npos);
   EXPECT_NE(what.find(cpu::kernels().name), std::string::npos);
-  EXPECT_EQ(std::string(cpu::kernels().name), supported().back());
+}
+
+// The last one, but for products of bfloat16 that would be slower than those of float32.
+TEST(CpuKernelChoice, TakesTheBestOfThisProcessor) {
+  std::string best;
+  for (const cpu::Kernels* kernels : cpu::compiled_kernels()) {
+    const bool pays = !kernels->bfloat16_products || cpu::bfloat16_products_pay();
+    if (kernels->supported() && pays) best = kernels->name;
+  }
+  EXPECT_EQ(std::string(cpu::kernels().name), best);
 }
 
 }  // namespace

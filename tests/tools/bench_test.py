@@ -88,6 +88,17 @@ class Rows(unittest.TestCase):
         self.assertEqual(bench.read_rows(self.folder), {"theme": rows})
         self.assertEqual([path.name for path in self.folder.iterdir()], ["theme.json"])
 
+    def test_rows_of_other_machines_stay(self):
+        here = self.row("it", [1.0], "s")
+        there = here | {"machine": "another one"}
+        bench.write_rows("theme", [there], self.folder)
+        bench.write_rows("theme", [here | {"value": 5.0}], self.folder)
+        bench.write_rows("theme", [here], self.folder)
+        self.assertEqual(bench.read_rows(self.folder), {"theme": [here, there]})
+        text = bench.table(bench.read_rows(self.folder))
+        self.assertIn(f"-- theme, {here['machine']}\n", text)
+        self.assertIn("-- theme, another one\n", text)
+
     def test_the_table_shows_met_and_missed_and_counts_them(self):
         rows = [self.row("good", [1.0], "s", "peer", [2.0], {"at_most": 1.0}),
                 self.row("bad", [3.0], "s", "peer", [2.0], {"at_most": 1.0}),

@@ -11,7 +11,9 @@ namespace {
 const Kernels* best() {
   const Kernels* found = nullptr;
   for (const Kernels* kernels : compiled_kernels()) {
-    if (kernels->supported()) found = kernels;
+    if (!kernels->supported()) continue;
+    if (kernels->bfloat16_products && !bfloat16_products_pay()) continue;
+    found = kernels;
   }
   return found;
 }

@@ -93,6 +93,8 @@ struct Kernels {
 
 // Those that were compiled in, the best last; not all of them run on every processor.
 std::span<const Kernels* const> compiled_kernels();
+// Whether this processor multiplies pairs of bfloat16 faster than float32, where it has both.
+bool bfloat16_products_pay();
 // The best that this processor can run, unless chosen otherwise.
 const Kernels& kernels();
 // For tests and benchmarks; empty: the best. ConfigError when there is none of that name here.

@@ -5,6 +5,8 @@ namespace locus::ops::cpu {
 
 extern const Kernels kBaseline;
 
+bool bfloat16_products_pay() { return true; }
+
 std::span<const Kernels* const> compiled_kernels() {
   static constexpr const Kernels* kAll[] = {&kBaseline};
   return kAll;
