@@ -93,6 +93,22 @@ Action add_train(CLI::App& command) {
   return [options](std::ostream& out) { app::train(*options, out); };
 }
 
+Action add_verify(CLI::App& command) {
+  auto options = std::make_shared<app::VerifyOptions>();
+  add_option(command, {"--config", "settings of the model and its training", "FILE"},
+             &options->config);
+  add_set(command, &options->overrides);
+  add_option(command,
+             {"--layouts",
+              "what to compare with one rank, words in quotes: epN spreads the experts over N "
+              "ranks, dpN takes N such groups",
+              "WORDS"},
+             &options->layouts);
+  add_option(command, {"--steps", "optimiser steps", ""}, &options->steps);
+  add_option(command, {"--dtype", "float64 or float32", "TYPE"}, &options->dtype);
+  return [options](std::ostream& out) { app::verify(*options, out); };
+}
+
 void add_model(CLI::App& command, std::string* checkpoint, int64_t* num_threads,
                std::string* dtype) {
   const char* kModel = "Model";
@@ -279,6 +295,17 @@ constexpr CommandEntry kCommands[] = {
       --set moe.router.type=switch --set train.output_dir=runs/switch
 )",
      add_train, true},
+    {"verify", "prove that layouts of ranks compute the same model",
+     "Trains a few steps on one rank, and again with the experts and the data spread over several "
+     "(threads of this process), from the same weights on the same data, and compares losses, "
+     "norms of gradients and all parameters after each step. Names the first step and tensor that "
+     "differ; the exit code is 1 then. train.micro_batch_size is that of all ranks together.",
+     R"(Examples:
+  locus verify --config configs/verify.toml
+  locus verify --config configs/verify.toml --layouts "dp2 ep2 ep4dp2" \
+      --set moe.router.type=switch
+)",
+     add_verify, true},
     {"eval", "measure perplexity, bits per byte and accuracy by domain",
      "Measures perplexity, bits per byte and next-token accuracy of a trained model, in all and by "
      "domain.",

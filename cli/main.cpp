@@ -58,7 +58,7 @@ int run_guarded(std::vector<std::string> arguments) {
     std::cerr << "locus: " << end.what() << std::endl;
     return end.exit_code();
   } catch (const locus::Error& error) {
-    print_error("error", error.what());
+    if (!error.is_told_elsewhere()) print_error("error", error.what());
     return error.exit_code();
   } catch (const std::filesystem::filesystem_error& error) {
     print_error("error", error.what());  // a path that cannot be looked at: no fault of ours

@@ -18,7 +18,7 @@ ALLOWED = {  # bottom-up: each folder includes these and itself, so a cycle cann
     "simulate": "base cluster moe/config.h model/config.h",
     "convert": "base io ops model",
     "train": "base io data ops comm nn moe model",
-    "eval": "base data ops moe model",
+    "eval": "base data ops comm moe model",
     "evolve": "base moe model train",
     "search": "base moe model train eval",
     "app": "base cluster io data report ops comm nn moe model simulate convert train eval evolve search",

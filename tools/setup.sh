@@ -2,7 +2,7 @@
 # Installs what a build of Locus needs and does not find: distribution packages, then libtorch.
 #
 #   tools/setup.sh          what the build, the tests and the demo need
-#   tools/setup.sh --dev    the same and clang-format
+#   tools/setup.sh --dev    the same, clang-format and Open MPI
 #   tools/setup.sh --test-packages
 #                           puts the Python packages that tests compare with into .venv, where the
 #                           network gives them; without them those tests skip, by name
@@ -73,6 +73,9 @@ missing_packages() {
   need manpages has_manuals manpages
   need manpages-dev has_manuals manpages-dev
   [ -z "$dev" ] || need clang-format-14 command -v clang-format-14
+  # The transport over MPI is optional; continuous integration tests it.
+  [ -z "$dev" ] || need libopenmpi-dev command -v mpicxx
+  [ -z "$dev" ] || need openmpi-bin command -v mpirun
 }
 
 as_root() {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "locus/base/error.h"
 #include "locus/data/preprocess.h"
 
 namespace locus::app {
@@ -19,6 +20,24 @@ struct TrainOptions {
   bool dry_run = false;                // check everything, print the tables, allocate nothing
 };
 void train(const TrainOptions& options, std::ostream& out);
+
+// Whether layouts of ranks compute the same model as one rank: each runs the same steps on threads
+// of this process. Throws LayoutsDiffer after the table where one does not.
+struct VerifyOptions {
+  std::string config;                          // TOML file; empty: defaults
+  std::vector<std::string> overrides;          // --set key=value
+  std::string layouts = "dp2 ep2 ep2dp2 ep4";  // words
+  int64_t steps = 3;
+  std::string dtype = "float64";  // or float32
+};
+void verify(const VerifyOptions& options, std::ostream& out);
+
+class LayoutsDiffer : public Error {
+ public:
+  explicit LayoutsDiffer(const std::string& layouts)
+      : Error("these layouts compute another model than one rank: {}", layouts) {}
+  int exit_code() const noexcept override { return 1; }
+};
 
 // Where a model comes from: a run folder (its newest intact checkpoint), a checkpoint folder, or a
 // model folder of Hugging Face.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include "locus/app/model_folder.h"
 #include "locus/base/error.h"
@@ -162,6 +163,12 @@ void check_training(const RunConfig& config, Problems& out) {
   out.add_if(train.micro_batch_size > 0 && train.global_batch_size % train.micro_batch_size != 0,
              "train.global_batch_size = {} is not a multiple of train.micro_batch_size = {}",
              train.global_batch_size, train.micro_batch_size);
+  out.positive("parallel.expert_model_parallel_size", config.parallel.expert_model_parallel_size);
+  out.one_of("parallel.ep_placement", config.parallel.ep_placement,
+             {"within_node", "across_nodes"});
+  out.one_of("comm.backend", config.comm.backend, {"auto", "gloo", "mpi", "nccl"});
+  out.add_if(!(config.comm.timeout_s > 0 && config.comm.timeout_s < 1e6),
+             "comm.timeout_s = {} must be over 0 and below 1e6", config.comm.timeout_s);
   out.one_of("train.dtype", train.dtype, {"float32", "bfloat16"});
   out.add_if(!is_device(train.device),
              "train.device = \"{}\" is not a device; cpu, cuda or cuda:<n>", train.device);
@@ -286,12 +293,38 @@ RunConfig load_run_config(const std::string& file, const std::vector<std::string
   return on_top_of_folder(source, text, overrides, config);
 }
 
-void validate(const RunConfig& config) {
-  const std::vector<std::string> problems = config.problems();
+namespace {
+
+void refuse(const std::vector<std::string>& problems) {
   if (problems.empty()) return;
   std::string text;
   for (const std::string& problem : problems) text += (text.empty() ? "" : "\n") + problem;
   throw ConfigError("{}", text);
+}
+
+}  // namespace
+
+void validate(const RunConfig& config) { refuse(config.problems()); }
+
+void validate_ranks(const RunConfig& config, int64_t world_size) {
+  const auto& [train, parallel] = std::tie(config.train, config.parallel);
+  const int64_t ep = parallel.expert_model_parallel_size;
+  Problems out;
+  out.add_if(world_size % ep != 0,
+             "parallel.expert_model_parallel_size = {} does not divide the {} {}", ep, world_size,
+             world_size == 1 ? "rank (start more by mpirun, srun or torchrun)" : "ranks");
+  out.add_if(ep > 1 && config.moe.num_experts % ep != 0,
+             "parallel.expert_model_parallel_size = {} does not divide moe.num_experts = {}", ep,
+             config.moe.num_experts);
+  out.add_if(ep > 1 && config.moe.num_experts == 0,
+             "parallel.expert_model_parallel_size = {}: the model has no experts", ep);
+  out.add_if(train.global_batch_size % (train.micro_batch_size * world_size) != 0,
+             "train.global_batch_size = {} is not a multiple of train.micro_batch_size = {} times "
+             "the {} ranks",
+             train.global_batch_size, train.micro_batch_size, world_size);
+  out.add_if(world_size > 1 && train.device != "cpu",
+             "train.device = \"{}\": several ranks train on cpu alone so far", train.device);
+  refuse(out.take());
 }
 
 std::string to_toml(RunConfig& config, bool with_docs) {

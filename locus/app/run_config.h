@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "locus/base/options.h"
+#include "locus/comm/config.h"
 #include "locus/data/config.h"
 #include "locus/eval/config.h"
 #include "locus/model/config.h"
@@ -19,6 +20,8 @@ struct RunConfig {
   moe::MoeConfig moe;
   data::DataConfig data;
   train::TrainConfig train;
+  comm::ParallelConfig parallel;
+  comm::CommConfig comm;
   train::OptimizerConfig optimizer;
   train::LrScheduleConfig lr_schedule;
   train::CheckpointConfig checkpoint;
@@ -39,6 +42,8 @@ struct RunConfig {
     v("moe", moe, "");
     v("data", data, "");
     v("train", train, "");
+    v("parallel", parallel, "");
+    v("comm", comm, "");
     v("optimizer", optimizer, "");
     v("lr_schedule", lr_schedule, "");
     v("checkpoint", checkpoint, "");
@@ -67,6 +72,8 @@ RunConfig parse_run_config(const std::string& source, const std::string& text,
 
 // problems() as one ConfigError.
 void validate(const RunConfig& config);
+// Of this many ranks.
+void validate_ranks(const RunConfig& config, int64_t world_size);
 
 // The resolved settings as TOML, options of the chosen router alone.
 std::string to_toml(RunConfig& config, bool with_docs = false);

@@ -5,7 +5,8 @@
 
 namespace locus::app {
 
-RunFolder::RunFolder(const fs::path& path, bool resume) : path_(path) {
+RunFolder::RunFolder(const fs::path& path, bool resume, bool claims) : path_(path) {
+  if (!claims) return;
   make_folders(path);
   const bool is_run = fs::exists(path / ".lock") || fs::exists(path / "metrics.jsonl") ||
                       fs::is_directory(checkpoints());

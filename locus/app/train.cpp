@@ -1,6 +1,7 @@
 // `locus train`: from settings to a finished run.
 
 #include "locus/app/describe.h"
+#include "locus/app/ranks.h"
 #include "locus/app/run_folder.h"
 #include "locus/app/session.h"
 
@@ -20,6 +21,8 @@
 #include "locus/base/signals.h"
 #include "locus/base/toml.h"
 #include "locus/base/version.h"
+#include "locus/comm/collectives.h"
+#include "locus/comm/together.h"
 #include "locus/eval/perplexity.h"
 #include "locus/model/size.h"
 #include "locus/moe/router.h"
@@ -53,14 +56,25 @@ train::MetricObject scores(const eval::Score& score) {
           {"tokens", score.tokens}};
 }
 
+std::string describe_ranks(const comm::ParallelContext& parallel) {
+  if (parallel.is_alone()) return "1";
+  return format("{} on {} {}, {}; experts over {}", parallel.world_size,
+                parallel.topology.num_nodes(),
+                parallel.topology.num_nodes() == 1 ? "node" : "nodes", parallel.transport->name(),
+                parallel.ep_size);
+}
+
 // Everything of a run that lives as long as the run.
 class TrainSession {
  public:
   // model.vocab_size is settled already.
-  TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer, bool resume);
+  TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer, bool resume,
+               const comm::ParallelContext& parallel);
   void run(std::ostream& out);
 
  private:
+  void prepare(bool resume);
+  std::optional<train::CheckpointRef> find_checkpoint() const;
   void load_checkpoint();
   void load_initial_weights();
   void check_continuation(const train::CheckpointRef& checkpoint);
@@ -68,10 +82,15 @@ class TrainSession {
   void evaluate(int64_t step);
   train::TrainerSettings settings(double peak_flops);
 
+  bool leads() const { return parallel_.rank == 0; }
+  void open_log();
+  void write(const train::MetricLine& line);
+
   RunConfig config_;
+  comm::ParallelContext parallel_;
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::shared_ptr<const data::SampleSource> train_data_, valid_data_;  // valid_data_ null: none
-  RunFolder folder_;
+  std::optional<RunFolder> folder_;
   std::shared_ptr<model::Decoder> decoder_;
   std::unique_ptr<train::Optimizer> optimizer_;
   train::TrainerState state_;
@@ -81,10 +100,23 @@ class TrainSession {
 };
 
 TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer,
-                           bool resume)
-    : config_(std::move(config)),
-      tokenizer_(std::move(tokenizer)),
-      folder_(config_.train.output_dir, resume) {
+                           bool resume, const comm::ParallelContext& parallel)
+    : config_(std::move(config)), parallel_(parallel), tokenizer_(std::move(tokenizer)) {
+  comm::together(parallel_.world.get(),
+                 [&] { folder_.emplace(config_.train.output_dir, resume, leads()); });
+  comm::together(parallel_.world.get(), [&] { prepare(resume); });
+  // A run that was killed before its first checkpoint keeps what it wrote, too.
+  comm::together(parallel_.world.get(), [&] {
+    if (!leads()) return;
+    write_file_atomic(folder_->path() / "config.toml", to_toml(config_));
+    const bool has_history = fs::exists(folder_->path() / "metrics.jsonl");
+    metrics_.emplace(folder_->path(), has_history ? std::optional(state_.step) : std::nullopt,
+                     config_.log.tensorboard);
+  });
+}
+
+// Data, model, optimiser and what a checkpoint has of them.
+void TrainSession::prepare(bool resume) {
   train_data_ =
       open_data(config_.data.train, "train", config_.data.train_weights, config_, *tokenizer_);
   train_data_->check_trainable();
@@ -94,10 +126,11 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   if (!valid_data_) log::warning("there is no validation data: no evaluation during training");
   bytes_per_token_ = eval::bytes_per_token(*tokenizer_);
 
-  log::open_file((folder_.path() / "log.txt").string());
+  open_log();
   set_threads(config_.train.num_threads);
   const at::Device device = parse_device(config_.train.device);
   model::DecoderConfig shape = decoder_config(config_);
+  shape.parallel = parallel_;
   if (config_.moe.num_experts > 0 &&
       moe::find_router(config_.moe.router.type).needs_token_frequency) {
     shape.token_frequency = token_frequency(config_.data.train, config_.model.vocab_size);
@@ -107,28 +140,55 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   optimizer_ = train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_));
   if (resume) load_checkpoint();
   if (!resumed_step_ && !config_.checkpoint.initial_load_path.empty()) load_initial_weights();
-  write_file_atomic(folder_.path() / "config.toml", to_toml(config_));
-  // A run that was killed before its first checkpoint keeps what it wrote, too.
-  const bool has_history = fs::exists(folder_.path() / "metrics.jsonl");
-  metrics_.emplace(folder_.path(), has_history ? std::optional(state_.step) : std::nullopt,
-                   config_.log.tensorboard);
+}
+
+// One rank speaks on stderr; each has a file.
+void TrainSession::open_log() {
+  if (leads()) {
+    log::open_file((folder_->path() / "log.txt").string());
+    return;
+  }
+  const fs::path logs = folder_->path() / "logs";
+  make_folders(logs);
+  log::open_file((logs / format("rank_{:04}.log", parallel_.rank)).string());
+}
+
+void TrainSession::write(const train::MetricLine& line) {
+  if (metrics_) metrics_->write(line);
+}
+
+// One rank reads all checksums; the others take its word.
+std::optional<train::CheckpointRef> TrainSession::find_checkpoint() const {
+  std::optional<train::CheckpointRef> found;
+  if (leads()) found = train::newest_intact(folder_->checkpoints());
+  const std::string own = found ? std::to_string(found->step) : "";
+  const std::string step = comm::gather_texts(parallel_.world.get(), own).front();
+  if (step.empty()) return std::nullopt;
+  for (const train::CheckpointRef& one : train::list_checkpoints(folder_->checkpoints())) {
+    if (one.step == std::stoll(step)) return one;
+  }
+  throw DataError(
+      "{}: rank {} does not see the checkpoint of step {}: all ranks need one file system",
+      folder_->checkpoints().string(), parallel_.rank, step);
 }
 
 void TrainSession::load_checkpoint() {
-  const auto found = train::newest_intact(folder_.checkpoints());
+  const auto found = find_checkpoint();
   if (!found) {
-    if (!train::list_checkpoints(folder_.checkpoints()).empty()) {
+    if (!train::list_checkpoints(folder_->checkpoints()).empty()) {
       throw DataError(
           "{}: not one of its checkpoints is intact; move the folder away to begin anew",
-          folder_.checkpoints().string());
+          folder_->checkpoints().string());
     }
-    log::info("{} has no checkpoint: training starts from the beginning", folder_.path().string());
+    log::info("{} has no checkpoint: training starts from the beginning", folder_->path().string());
     return;
   }
   check_continuation(*found);
-  write_file_atomic(folder_.checkpoints() / "latest", found->path.filename().string() + "\n");
+  if (leads()) {
+    write_file_atomic(folder_->checkpoints() / "latest", found->path.filename().string() + "\n");
+  }
   train::load_model(*found, *decoder_);
-  train::load_optimizer(*found, *optimizer_);
+  train::load_optimizer(*found, *optimizer_, model::first_expert(decoder_->config()));
   state_ = train::load_trainer_state(*found);
   resumed_step_ = state_.step;
   log::info("continuing from {} (step {})", found->path.string(), state_.step);
@@ -190,7 +250,7 @@ void TrainSession::write_run_line(double peak_flops) {
       .set("threads", at::get_num_threads());
   line.set("resumed_from",
            resumed_step_ ? train::MetricValue(*resumed_step_) : train::MetricValue(nullptr));
-  metrics_->write(line);
+  write(line);
 }
 
 void TrainSession::evaluate(int64_t step) {
@@ -200,13 +260,13 @@ void TrainSession::evaluate(int64_t step) {
       {.batch_size = config_.eval.batch_size, .max_batches = config_.eval.max_batches});
   train::MetricObject by_domain;
   for (const auto& [domain, score] : result.by_domain) by_domain.push_back({domain, scores(score)});
-  metrics_->write(train::MetricLine("valid", step)
-                      .set("loss", result.total.loss())
-                      .set("perplexity", result.total.perplexity())
-                      .set("bits_per_byte", result.total.bits_per_byte())
-                      .set("accuracy", result.total.accuracy())
-                      .set("tokens", result.total.tokens)
-                      .set("by_domain", by_domain));
+  write(train::MetricLine("valid", step)
+            .set("loss", result.total.loss())
+            .set("perplexity", result.total.perplexity())
+            .set("bits_per_byte", result.total.bits_per_byte())
+            .set("accuracy", result.total.accuracy())
+            .set("tokens", result.total.tokens)
+            .set("by_domain", by_domain));
   log::info("step {}: validation loss {:.4f}, perplexity {:.2f}, bits per byte {:.4f}", step,
             result.total.loss(), result.total.perplexity(), result.total.bits_per_byte());
 }
@@ -228,34 +288,38 @@ void TrainSession::run(std::ostream& out) {
   const double peak = train::measure_matmul_rate(parse_dtype(config_.train.dtype),
                                                  at::Device(config_.train.device));
   log::info(
-      "settings of this run\n{}training\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n  {:<28}{} of {} "
-      "sequences\n"
+      "settings of this run\n{}training\n  {:<28}{}\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n"
+      "  {:<28}{} of {} sequences\n"
       "  {:<28}{} tokens, {} domains\n  {:<28}{} GFLOP/s",
-      describe_model(config_), "device, dtype", config_.train.device, config_.train.dtype,
-      at::get_num_threads(), "run folder", folder_.path().string(), "steps",
-      config_.train.max_steps, config_.train.global_batch_size, "training data",
-      short_number(static_cast<double>(train_data_->num_tokens())),
+      describe_model(config_), "ranks", describe_ranks(parallel_), "device, dtype",
+      config_.train.device, config_.train.dtype, at::get_num_threads(), "run folder",
+      folder_->path().string(), "steps", config_.train.max_steps, config_.train.global_batch_size,
+      "training data", short_number(static_cast<double>(train_data_->num_tokens())),
       train_data_->domain_names().size(), "measured matmul rate", short_number(peak / 1e9));
   write_run_line(peak);
   warn_of_losses(config_);
-  train::CheckpointWriter checkpoints(folder_.checkpoints(), config_.checkpoint);
-  train::Trainer trainer({*decoder_, *optimizer_, train_data_, *metrics_, checkpoints},
-                         settings(peak));
+  train::CheckpointWriter checkpoints(folder_->checkpoints(), config_.checkpoint, parallel_);
+  train::Trainer trainer(
+      {*decoder_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, checkpoints},
+      settings(peak));
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   const train::TrainOutcome outcome = trainer.run(state_);
-  metrics_->write(train::MetricLine("end", outcome.state.step)
-                      .set("reason", outcome.reason)
-                      .set("loss", outcome.loss)
-                      .set("wall_s", outcome.wall_s)
-                      .set("tokens", outcome.state.tokens));
+  write(train::MetricLine("end", outcome.state.step)
+            .set("reason", outcome.reason)
+            .set("loss", outcome.loss)
+            .set("wall_s", outcome.wall_s)
+            .set("tokens", outcome.state.tokens));
   if (outcome.state.step == state_.step) {
     log::warning("nothing was trained: the run is at step {}, train.max_steps = {}",
                  outcome.state.step, config_.train.max_steps);
   }
   // Without a loss where there was no step, or where all of the last ones were skipped.
   const std::string loss = std::isnan(outcome.loss) ? "" : format(" loss={:.6f}", outcome.loss);
-  out << format("{} step={} tokens={}{} wall_s={:.1f} run={}\n", outcome.reason, outcome.state.step,
-                outcome.state.tokens, loss, outcome.wall_s, folder_.path().string());
+  if (leads()) {
+    out << format("{} step={} tokens={}{} wall_s={:.1f} run={}\n", outcome.reason,
+                  outcome.state.step, outcome.state.tokens, loss, outcome.wall_s,
+                  folder_->path().string());
+  }
   log::close_file();
   if (outcome.signal != 0) throw Interrupted(outcome.signal);
 }
@@ -283,15 +347,30 @@ void dry_run(RunConfig config, std::ostream& out) {
 }  // namespace
 
 void train(const TrainOptions& options, std::ostream& out) {
-  RunConfig config = load_run_config(options.config, options.overrides);
-  validate(config);
-  if (options.dry_run) return dry_run(std::move(config), out);
-  watch_signals();
-  const std::string path = tokenizer_path(config.data);
-  auto tokenizer = data::load_tokenizer(path);
-  check_initial_tokenizer(config, *tokenizer, path);
-  settle_vocabulary(config, *tokenizer, path);
-  TrainSession(std::move(config), std::move(tokenizer), options.resume).run(out);
+  const cluster::Launch launch = find_launch();
+  if (launch.rank != 0) log::silence_stderr();
+  std::optional<RunConfig> config;
+  comm::ParallelContext parallel = comm::alone();
+  try {
+    config = load_run_config(options.config, options.overrides);
+    validate(*config);
+    if (options.dry_run) return dry_run(std::move(*config), out);
+    watch_signals();
+    validate_ranks(*config, launch.world_size);
+    parallel = connect_ranks(launch, config->parallel, config->comm);
+  } catch (const Error& error) {
+    // The ranks of a node see the same files and settings, and cannot talk yet: one of them tells.
+    if (launch.local_rank == 0) throw;
+    throw comm::PeerError(launch.rank - launch.local_rank, error.exit_code());
+  }
+  std::unique_ptr<data::Tokenizer> tokenizer;
+  comm::together(parallel.world.get(), [&] {
+    const std::string path = tokenizer_path(config->data);
+    tokenizer = data::load_tokenizer(path);
+    check_initial_tokenizer(*config, *tokenizer, path);
+    settle_vocabulary(*config, *tokenizer, path);
+  });
+  TrainSession(std::move(*config), std::move(tokenizer), options.resume, parallel).run(out);
 }
 
 }  // namespace locus::app

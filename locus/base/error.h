@@ -15,6 +15,8 @@ class Error : public std::runtime_error {
   explicit Error(std::string_view pattern, const Args&... args)
       : std::runtime_error(format(pattern, args...)) {}
   virtual int exit_code() const noexcept = 0;
+  // True where another process tells the user: this one ends silently.
+  virtual bool is_told_elsewhere() const noexcept { return false; }
 };
 
 // The user's command line or configuration: names key, value and what would be right.

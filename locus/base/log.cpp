@@ -47,6 +47,8 @@ Level parse_level(std::string_view name) {
 
 void set_level(Level level) { logger().set_level(to_spdlog(level)); }
 
+void silence_stderr() { logger().sinks().front()->set_level(spdlog::level::off); }
+
 void open_file(const std::string& path) {
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path);

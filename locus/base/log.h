@@ -19,6 +19,9 @@ void set_level(Level level);
 void open_file(const std::string& path);
 void close_file();
 
+// Nothing more on stderr, for all ranks but one; a file goes on.
+void silence_stderr();
+
 void write(Level level, std::string_view message);
 
 template <class... Args>

@@ -57,16 +57,24 @@ class SampleSource {
   std::unique_ptr<State> state_;
 };
 
+// Which of the ranks that share a global batch. The i-th micro-batches of all ranks, in order of
+// ranks, are neighbours in it.
+struct BatchShare {
+  int64_t rank = 0;
+  int64_t num_ranks = 1;
+};
+
 // Prepares the micro-batches of the coming steps in a thread. next() gives step `first_step`, then
-// the following ones, each as a list of micro-batches that together are the global batch of that
-// step; global_sequence_index is the place in this global batch. Exceptions of the thread are
-// thrown by next(), after the steps that were ready.
+// the following ones, each as a list of micro-batches that together are this rank's share of the
+// global batch of that step; global_sequence_index is the place in the global batch. Exceptions of
+// the thread are thrown by next(), after the steps that were ready.
 class PrefetchingLoader {
  public:
   // Throws what source->check_trainable() throws. global_batch_size must be a multiple of
-  // micro_batch_size.
+  // micro_batch_size times the ranks.
   PrefetchingLoader(std::shared_ptr<const SampleSource> source, int64_t global_batch_size,
-                    int64_t micro_batch_size, int64_t first_step, int64_t prefetch);
+                    int64_t micro_batch_size, int64_t first_step, int64_t prefetch,
+                    const BatchShare& share = {});
   ~PrefetchingLoader();
   std::vector<Batch> next();
 

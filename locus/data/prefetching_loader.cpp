@@ -13,6 +13,7 @@ struct PrefetchingLoader::State {
   std::shared_ptr<const SampleSource> source;
   int64_t global_batch_size;
   int64_t micro_batch_size;
+  BatchShare share;
   size_t prefetch;
   int64_t step;  // the next one to prepare; belongs to the thread once there is one
 
@@ -30,7 +31,9 @@ struct PrefetchingLoader::State {
 std::vector<Batch> PrefetchingLoader::State::prepare_step() {
   const int64_t begin = step * global_batch_size;
   std::vector<Batch> batches;
-  for (int64_t offset = 0; offset < global_batch_size; offset += micro_batch_size) {
+  const int64_t own = share.rank * micro_batch_size;
+  const int64_t stride = share.num_ranks * micro_batch_size;
+  for (int64_t offset = own; offset < global_batch_size; offset += stride) {
     batches.push_back(source->training_batch(begin + offset, micro_batch_size));
     for (int64_t& index : batches.back().global_sequence_index) index -= begin;
   }
@@ -57,16 +60,20 @@ void PrefetchingLoader::State::run() {
 
 PrefetchingLoader::PrefetchingLoader(std::shared_ptr<const SampleSource> source,
                                      int64_t global_batch_size, int64_t micro_batch_size,
-                                     int64_t first_step, int64_t prefetch)
+                                     int64_t first_step, int64_t prefetch, const BatchShare& share)
     : state_(std::make_unique<State>()) {
-  LOCUS_CHECK(
-      micro_batch_size > 0 && global_batch_size > 0 && global_batch_size % micro_batch_size == 0,
-      "global batch {}, micro-batch {}", global_batch_size, micro_batch_size);
+  LOCUS_CHECK(share.rank >= 0 && share.rank < share.num_ranks, "rank {} of {}", share.rank,
+              share.num_ranks);
+  LOCUS_CHECK(micro_batch_size > 0 && global_batch_size > 0 &&
+                  global_batch_size % (micro_batch_size * share.num_ranks) == 0,
+              "global batch {}, micro-batch {}, {} ranks", global_batch_size, micro_batch_size,
+              share.num_ranks);
   LOCUS_CHECK(first_step >= 0 && prefetch >= 0, "step {}, prefetch {}", first_step, prefetch);
   source->check_trainable();
   state_->source = std::move(source);
   state_->global_batch_size = global_batch_size;
   state_->micro_batch_size = micro_batch_size;
+  state_->share = share;
   state_->prefetch = static_cast<size_t>(prefetch);
   state_->step = first_step;
   if (prefetch > 0) state_->thread = std::thread([state = state_.get()] { state->run(); });

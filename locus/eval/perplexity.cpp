@@ -11,6 +11,7 @@
 
 #include "locus/base/error.h"
 #include "locus/base/signals.h"
+#include "locus/comm/collectives.h"
 #include "locus/eval/eval_mode.h"
 #include "locus/model/batch_tensors.h"
 #include "locus/ops/cross_entropy.h"
@@ -50,18 +51,21 @@ class Evaluator {
         domain_names_(domain_names),
         scores_(domain_names.size() + 1) {}
 
-  void add(const data::Batch& batch) {
+  // Without `counts`, only the other ranks' tokens that come to this one's experts matter.
+  void add(const data::Batch& batch, bool counts = true) {
     model::check_ids(batch, model_.output_weight().size(0));
     const at::Device device = model_.output_weight().device();
     const model::BatchTensors tensors = model::to_tensors(batch, device);
     const at::Tensor hidden_TD = model_.forward(tensors.input).hidden_TD;
+    if (!counts) return;
     const ops::CrossEntropy losses = ops::linear_cross_entropy(
         hidden_TD, model_.output_weight(), tensors.labels_T, /*want_correct=*/true);
     add_tokens(batch, losses.loss_T.to(at::kCPU, at::kDouble).contiguous(),
                losses.correct_T.to(at::kCPU).contiguous());
   }
 
-  Evaluation result() const {
+  Evaluation result() {
+    sum_over_ranks();
     Evaluation evaluation;
     for (size_t i = 0; i < scores_.size(); ++i) {
       if (scores_[i].tokens == 0) continue;
@@ -76,6 +80,26 @@ class Evaluator {
   }
 
  private:
+  void sum_over_ranks() {
+    comm::ProcessGroup* world = model_.config().parallel.world.get();
+    if (world == nullptr) return;
+    std::vector<double> values;
+    for (const Score& score : scores_) {
+      values.push_back(score.loss_sum);
+      for (const int64_t count : {score.tokens, score.correct, score.bytes}) {
+        values.push_back(static_cast<double>(count));
+      }
+    }
+    const at::Tensor sum = comm::sum_over(world, at::tensor(values, at::kDouble));
+    const double* value = sum.const_data_ptr<double>();
+    for (Score& score : scores_) {
+      score.loss_sum = *value++;
+      for (int64_t* count : {&score.tokens, &score.correct, &score.bytes}) {
+        *count = static_cast<int64_t>(*value++);
+      }
+    }
+  }
+
   void add_tokens(const data::Batch& batch, const at::Tensor& loss_T, const at::Tensor& correct_T) {
     const double* loss = loss_T.const_data_ptr<double>();
     const bool* correct = correct_T.const_data_ptr<bool>();
@@ -120,11 +144,19 @@ Evaluation evaluate_batches(model::Decoder& model, int64_t count, const BatchAt&
   const auto rule = options.training_rule ? std::make_unique<TrainingRule>(model) : nullptr;
   Evaluator evaluator(model, bytes_per_token, domain_names);
   const std::vector<int64_t> chosen = chosen_batches(count, options.max_batches);
-  for (size_t i = 0; i < chosen.size(); ++i) {
-    if (const int signal = received_signal()) throw Interrupted(signal);
-    evaluator.add(batch_at(chosen[i]));
+  // Ranks take turns. All go through equally many batches, since tokens travel between them;
+  // whoever has none left repeats the last one.
+  const comm::ParallelContext& parallel = model.config().parallel;
+  const auto num_ranks = static_cast<size_t>(parallel.world_size);
+  const auto rank = static_cast<size_t>(parallel.rank);
+  for (size_t i = 0; i < chosen.size(); i += num_ranks) {
+    const int signal = parallel.is_alone() ? received_signal() : 0;  // ranks stop after the step
+    if (signal != 0) throw Interrupted(signal);
+    const bool counts = i + rank < chosen.size();
+    evaluator.add(batch_at(chosen[counts ? i + rank : chosen.size() - 1]), counts);
     if (options.progress) {
-      options.progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(chosen.size()));
+      options.progress(static_cast<int64_t>(std::min(i + num_ranks, chosen.size())),
+                       static_cast<int64_t>(chosen.size()));
     }
   }
   return evaluator.result();

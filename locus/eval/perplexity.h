@@ -50,6 +50,7 @@ bool looks_ahead_in_training(const model::Decoder& model);
 // join to the text, as those of `locus prepare` do.
 std::vector<int32_t> bytes_per_token(const data::Tokenizer& tokenizer);
 
+// Ranks share the batches and get the same result; all of them call it together.
 // The model comes back in the mode it was in. `bytes_per_token` empty: bytes stay 0.
 // DataError if there is no token to predict or a token id does not fit the model; Interrupted
 // between two batches after a signal.

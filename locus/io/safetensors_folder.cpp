@@ -160,25 +160,47 @@ SafetensorsFolder open_safetensors_folder(const fs::path& path) {
 }
 
 SafetensorsFolderWriter::SafetensorsFolderWriter(fs::path folder, std::vector<TensorSpec> tensors,
-                                                 Metadata metadata, uint64_t max_shard_bytes)
-    : folder_(std::move(folder)), metadata_(std::move(metadata)), shards_(1) {
+                                                 Metadata metadata, uint64_t max_shard_bytes,
+                                                 const ShardNumbers& numbers)
+    : folder_(std::move(folder)), metadata_(std::move(metadata)), shared_(numbers.total > 0) {
+  for (const TensorSpec& tensor : tensors) total_bytes_ += num_bytes(tensor);
+  shards_ = cut(std::move(tensors), max_shard_bytes);
+  const auto total = shared_ ? static_cast<size_t>(numbers.total) : shards_.size();
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    shards_[i].name = total == 1 ? std::string(kSingleName)
+                                 : format("model-{:05}-of-{:05}.safetensors",
+                                          static_cast<size_t>(numbers.first) + i + 1, total);
+  }
+  open_shard();
+}
+
+std::vector<SafetensorsFolderWriter::Shard> SafetensorsFolderWriter::cut(
+    std::vector<TensorSpec> tensors, uint64_t max_shard_bytes) {
+  std::vector<Shard> shards(1);
   uint64_t shard_bytes = 0;
   for (TensorSpec& tensor : tensors) {
     const uint64_t bytes = num_bytes(tensor);
-    if (!shards_.back().tensors.empty() && shard_bytes + bytes > max_shard_bytes) {
-      shards_.emplace_back();
+    if (!shards.back().tensors.empty() && shard_bytes + bytes > max_shard_bytes) {
+      shards.emplace_back();
       shard_bytes = 0;
     }
     shard_bytes += bytes;
-    total_bytes_ += bytes;
-    shards_.back().tensors.push_back(std::move(tensor));
+    shards.back().tensors.push_back(std::move(tensor));
   }
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    shards_[i].name = shards_.size() == 1
-                          ? std::string(kSingleName)
-                          : format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size());
+  return shards;
+}
+
+int64_t SafetensorsFolderWriter::count_shards(const std::vector<TensorSpec>& tensors,
+                                              uint64_t max_shard_bytes) {
+  return static_cast<int64_t>(cut(tensors, max_shard_bytes).size());
+}
+
+std::map<std::string, std::string> SafetensorsFolderWriter::weight_map() const {
+  std::map<std::string, std::string> map;
+  for (const Shard& shard : shards_) {
+    for (const TensorSpec& tensor : shard.tensors) map[tensor.name] = shard.name;
   }
-  open_shard();
+  return map;
 }
 
 void SafetensorsFolderWriter::open_shard() {
@@ -206,21 +228,22 @@ void SafetensorsFolderWriter::write(std::string_view name, std::span<const std::
 std::vector<WrittenFile> SafetensorsFolderWriter::close() {
   LOCUS_CHECK(shard_ + 1 == shards_.size(), "{} of {} shards written", shard_ + 1, shards_.size());
   close_shard();
-  if (shards_.size() > 1) write_index();
+  if (shards_.size() > 1 && !shared_) {
+    written_.push_back(write_safetensors_index(folder_, weight_map(), total_bytes_));
+  }
   sync_path(folder_);
   return std::move(written_);
 }
 
-void SafetensorsFolderWriter::write_index() {
-  nlohmann::json json;
-  json["metadata"]["total_size"] = total_bytes_;
-  for (const Shard& shard : shards_) {
-    for (const TensorSpec& tensor : shard.tensors) json["weight_map"][tensor.name] = shard.name;
-  }
+WrittenFile write_safetensors_index(const fs::path& folder,
+                                    const std::map<std::string, std::string>& weight_map,
+                                    uint64_t total_bytes) {
+  const nlohmann::json json = {{"metadata", {{"total_size", total_bytes}}},
+                               {"weight_map", weight_map}};
   const std::string text = json.dump(2) + "\n";
   const std::string name(kIndexName);
-  write_file_atomic(folder_ / name, text);
-  written_.push_back({name, text.size(), hash128(text)});
+  write_file_atomic(folder / name, text);
+  return {name, text.size(), hash128(text)};
 }
 
 }  // namespace locus::io

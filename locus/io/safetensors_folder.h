@@ -50,36 +50,55 @@ struct WrittenFile {
   Hash128 hash;
 };
 
+// Which of the shards of a folder a writer writes, where several writers share the folder.
+struct ShardNumbers {
+  int64_t first = 0;
+  int64_t total = 0;  // 0: all, counted by the writer
+};
+
 // Writes tensors in order into one file, or into shards of at most `max_shard_bytes` of data each
 // (a larger tensor has a shard to itself) with an index. Like the file writer: use a temporary
 // folder.
 class SafetensorsFolderWriter {
  public:
   SafetensorsFolderWriter(fs::path folder, std::vector<TensorSpec> tensors, Metadata metadata,
-                          uint64_t max_shard_bytes);
+                          uint64_t max_shard_bytes, const ShardNumbers& numbers = {});
+
+  // How many shards these tensors fill.
+  static int64_t count_shards(const std::vector<TensorSpec>& tensors, uint64_t max_shard_bytes);
 
   void write(std::string_view name, std::span<const std::byte> data);
 
-  // All files, the index included, flushed to the disk.
+  // All files, flushed to the disk; the index among them, unless other writers share the folder.
   std::vector<WrittenFile> close();
+
+  // The file of each tensor.
+  std::map<std::string, std::string> weight_map() const;
+  uint64_t total_bytes() const { return total_bytes_; }
 
  private:
   struct Shard {
     std::string name;
     std::vector<TensorSpec> tensors;
   };
+  static std::vector<Shard> cut(std::vector<TensorSpec> tensors, uint64_t max_shard_bytes);
   void open_shard();
   void close_shard();
-  void write_index();
 
   fs::path folder_;
   Metadata metadata_;
   std::vector<Shard> shards_;
+  bool shared_ = false;  // with other writers
   uint64_t total_bytes_ = 0;
   size_t shard_ = 0;         // being written
   size_t num_in_shard_ = 0;  // tensors already in it
   std::unique_ptr<SafetensorsWriter> writer_;
   std::vector<WrittenFile> written_;
 };
+
+// The index of several shards: which tensor is in which file.
+WrittenFile write_safetensors_index(const fs::path& folder,
+                                    const std::map<std::string, std::string>& weight_map,
+                                    uint64_t total_bytes);
 
 }  // namespace locus::io

@@ -52,6 +52,10 @@ at::Tensor cache_mask(const at::Tensor& position_BS, int64_t used, at::ScalarTyp
 
 }  // namespace
 
+int64_t first_expert(const DecoderConfig& config) {
+  return config.parallel.ep_rank * (config.moe.num_experts / config.parallel.ep_size);
+}
+
 bool is_moe_layer(const moe::MoeConfig& config, int64_t index) {
   if (config.num_experts == 0) return false;
   if (!config.layers.empty()) {
@@ -77,10 +81,11 @@ class DecoderLayer : public torch::nn::Module {
                                        .vocab_size = model_.vocab_size,
                                        .seed = config.seed,
                                        .init_std = model_.initializer_range,
-                                       .token_frequency = config.token_frequency};
+                                       .token_frequency = config.token_frequency,
+                                       .pool = moe::TokenPool(config.parallel.world)};
       moe_ = register_module(
           "moe", std::make_shared<moe::MoeLayer>(config.moe, context, config.router_options,
-                                                 activation, model_.mlp_bias));
+                                                 activation, model_.mlp_bias, config.parallel));
     } else {
       mlp_ = register_module(
           "mlp", std::make_shared<nn::FeedForward>(model_.hidden_size, model_.intermediate_size,
@@ -189,9 +194,10 @@ void Decoder::initialize() {
     } else {
       const bool residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj");
       const bool by_expert = name.find(".experts.") != std::string::npos;
+      const int64_t first = by_expert ? first_expert(config_) : 0;
       for (int64_t e = 0; e < (by_expert ? parameter.size(0) : 1); ++e) {
         ops::keyed_normal_(by_expert ? parameter[e] : parameter, residual ? residual_std : std,
-                           key + static_cast<uint64_t>(e));
+                           key + static_cast<uint64_t>(first + e));
       }
     }
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "locus/base/options.h"
+#include "locus/comm/parallel_context.h"
 #include "locus/model/config.h"
 #include "locus/moe/config.h"
 #include "locus/moe/moe_layer.h"
@@ -29,7 +30,11 @@ struct DecoderConfig {
   at::ScalarType compute_type = at::kFloat;  // weights are float32 always; this type computes
   bool recompute = false;                // recompute each layer's activations in the backward pass
   std::vector<int64_t> token_frequency;  // for hash routing; empty: unknown
+  comm::ParallelContext parallel;        // of the experts, this rank holds its part
 };
+
+// Number in its layer of the first expert that this rank holds.
+int64_t first_expert(const DecoderConfig& config);
 
 // True where layer `index` (from 0) has experts.
 bool is_moe_layer(const moe::MoeConfig& config, int64_t index);

@@ -17,8 +17,27 @@
 namespace locus::model {
 namespace {
 
-at::Tensor cut(const at::Tensor& parameter, const TensorSlice& slice) {
-  at::Tensor part = slice.expert >= 0 ? parameter.select(0, slice.expert) : parameter;
+// The experts of a layer that are on this rank.
+struct ExpertRange {
+  int64_t begin, end;
+
+  explicit ExpertRange(const DecoderConfig& config) {
+    begin = first_expert(config);
+    end = begin + config.moe.num_experts / config.parallel.ep_size;
+  }
+  bool holds(const TensorSlice& slice) const {
+    return slice.expert < 0 || (slice.expert >= begin && slice.expert < end);
+  }
+};
+
+std::vector<TensorSlice> family_tensors(const DecoderConfig& config) {
+  return closest_family(config.model, config.moe)
+      .tensors(config.model, config.moe, ExpertLayout::kEach);
+}
+
+at::Tensor cut(const at::Tensor& parameter, const TensorSlice& slice, int64_t first_expert) {
+  at::Tensor part =
+      slice.expert >= 0 ? parameter.select(0, slice.expert - first_expert) : parameter;
   if (slice.rows >= 0) part = part.narrow(0, slice.row_begin, slice.rows);
   return slice.transposed ? part.t() : part;
 }
@@ -68,16 +87,16 @@ std::vector<StoredTensor> stored_tensors(Decoder& decoder) {
   }
   std::vector<StoredTensor> out;
   std::set<std::string> known;
-  const FamilyEntry& family = closest_family(decoder.config().model, decoder.config().moe);
-  for (const TensorSlice& slice :
-       family.tensors(decoder.config().model, decoder.config().moe, ExpertLayout::kEach)) {
+  const ExpertRange experts(decoder.config());
+  for (const TensorSlice& slice : family_tensors(decoder.config())) {
     const auto found = by_name.find(slice.parameter);
     if (found == by_name.end()) continue;  // a router without this parameter
-    out.push_back({slice.name, cut(found->second, slice)});
     known.insert(slice.parameter);
+    if (!experts.holds(slice)) continue;
+    out.push_back({slice.name, cut(found->second, slice, experts.begin), slice.expert >= 0});
   }
   for (const std::string& name : order) {
-    if (!known.contains(name)) out.push_back({name, by_name.at(name)});
+    if (!known.contains(name)) out.push_back({name, by_name.at(name), false});
   }
   return out;
 }
@@ -165,6 +184,10 @@ void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder) {
   for (PlannedTensor& one : plan_weights(decoder.config().model, decoder.config().moe, folder)) {
     std::string name = one.name;
     planned.emplace(std::move(name), std::move(one));
+  }
+  const ExpertRange experts(decoder.config());
+  for (const TensorSlice& slice : family_tensors(decoder.config())) {
+    if (!experts.holds(slice)) planned.erase(slice.name);  // another rank's
   }
   for (const StoredTensor& stored : stored_tensors(decoder)) {
     const auto found = planned.find(stored.name);

@@ -18,15 +18,17 @@ namespace locus::model {
 
 struct StoredTensor {
   std::string name;
-  at::Tensor value;  // a view of the parameter or buffer, perhaps not contiguous
+  at::Tensor value;        // a view of the parameter or buffer, perhaps not contiguous
+  bool is_expert = false;  // of one expert: with expert parallelism, other ranks do not have it
 };
 
-// Views of all weights and buffers, in the order of the file.
+// Views of all weights and buffers that this rank has, in the order of the file.
 std::vector<StoredTensor> stored_tensors(Decoder& decoder);
 
-// Copies every tensor of `folder` into the decoder. DataError that names the file and the tensor
-// when one is missing, unknown, of another shape or type, or holds a NaN or an infinity, and where
-// weights that the model ties are there twice with different values.
+// Copies every tensor of `folder` into the decoder, of the experts those of this rank. DataError
+// that names the file and the tensor when one is missing, unknown, of another shape or type, or
+// holds a NaN or an infinity, and where weights that the model ties are there twice with different
+// values.
 void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder);
 
 // One stored tensor into `target`, which has its shape. DataError as above; `where` names the file.

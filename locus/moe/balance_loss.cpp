@@ -10,22 +10,29 @@
 namespace locus::moe {
 namespace {
 
-at::Tensor scoped_balance_loss(const RouterConfig& config, const LossInputs& inputs) {
+at::Tensor scoped_balance_loss(const RouterConfig& config, const LossInputs& inputs,
+                               Assignment& assignment) {
+  const int64_t num_ranks = inputs.pool.num_ranks();
   if (config.aux_loss_scope == "sequence") {
-    return sequence_balance_loss(inputs.probability_TE, inputs.requested_TK, inputs.num_sequences);
+    return sequence_balance_loss(inputs.probability_TE, inputs.requested_TK, inputs.num_sequences) /
+           num_ranks;
   }
-  if (config.aux_loss_scope == "global_batch") {
-    return balance_loss(inputs.probability_TE, inputs.requested_E);
+  if (!assignment.count_E.defined()) {
+    const at::Tensor own_E =
+        config.aux_loss_scope == "global_batch"
+            ? inputs.requested_E
+            : count_experts(inputs.requested_TK, inputs.probability_TE.size(1));
+    assignment.count_E = inputs.pool.sum(own_E);
   }
-  return balance_loss(inputs.probability_TE,
-                      count_experts(inputs.requested_TK, inputs.probability_TE.size(1)));
+  return balance_loss(inputs.probability_TE, assignment.count_E, num_ranks);
 }
 
 }  // namespace
 
-at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E) {
+at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E,
+                        int64_t num_ranks) {
   const auto [num_tokens, num_experts] = std::pair(probability_TE.size(0), probability_TE.size(1));
-  const at::Tensor mean_E = probability_TE.sum(0) / std::max<int64_t>(1, num_tokens);
+  const at::Tensor mean_E = probability_TE.sum(0) / (std::max<int64_t>(1, num_tokens) * num_ranks);
   const at::Tensor share_E = requested_E / requested_E.sum().clamp_min(1);
   return (share_E.to(mean_E.scalar_type()) * mean_E).sum() * num_experts;
 }
@@ -59,10 +66,11 @@ void add_losses(const RouterConfig& config, const LossInputs& inputs, Routing& r
     return loss.detach();
   };
   if (config.aux_loss_coeff > 0 && inputs.requested_TK.defined()) {
-    routing.balance_loss = add(scoped_balance_loss(config, inputs) * config.aux_loss_coeff);
+    routing.balance_loss =
+        add(scoped_balance_loss(config, inputs, routing.assignment) * config.aux_loss_coeff);
   }
   if (config.z_loss_coeff > 0) {
-    routing.z_loss = add(z_loss(inputs.logits_TE) * config.z_loss_coeff);
+    routing.z_loss = add(z_loss(inputs.logits_TE) * config.z_loss_coeff / inputs.pool.num_ranks());
   }
 }
 

@@ -14,8 +14,9 @@ namespace locus::moe {
 // E * sum_i f_i P_i (Shazeer et al., 2017; GShard; Switch): f_i = share of the assignments
 // requested at expert i, no gradient; P_i = mean probability. 1 when uniform, E when all tokens go
 // to one expert with probability 1. `requested_E` holds counts of any scale, of this micro-batch or
-// more.
-at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E);
+// more. `num_ranks` that share the tokens evenly: each has its part, and the parts sum to the loss.
+at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E,
+                        int64_t num_ranks = 1);
 
 // The mean over sequences of the loss of each sequence alone (DeepSeek-V2 and V3).
 at::Tensor sequence_balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_TK,
@@ -29,11 +30,15 @@ struct LossInputs {
   at::Tensor logits_TE;
   at::Tensor probability_TE;
   at::Tensor requested_TK;  // undefined: no balance loss
-  at::Tensor requested_E;   // this step so far, this micro-batch included: scope global_batch
+  at::Tensor requested_E;   // this rank, this step so far, this micro-batch included: scope
+                            // global_batch
   int64_t num_sequences = 1;
+  TokenPool pool;
 };
 
-// Sets aux_loss, balance_loss and z_loss of `routing`; those with coefficient 0 stay undefined.
+// Sets aux_loss, balance_loss and z_loss of `routing`: this rank's parts of them, which sum to the
+// loss of all ranks' tokens. Those with coefficient 0 stay undefined. Sets its assignment's count_E
+// where the scope wants it and it is not there yet.
 void add_losses(const RouterConfig& config, const LossInputs& inputs, Routing& routing);
 
 }  // namespace locus::moe

@@ -5,13 +5,18 @@
 namespace locus::moe {
 
 MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
-                   const OptionSet& router_options, ops::Activation activation, bool with_bias)
-    : dispatcher_(make_local_dispatcher(config.num_experts)) {
+                   const OptionSet& router_options, ops::Activation activation, bool with_bias,
+                   const comm::ParallelContext& parallel)
+    : dispatcher_(parallel.ep == nullptr
+                      ? make_local_dispatcher(config.num_experts)
+                      : make_all_to_all_dispatcher(config.num_experts, parallel.ep)),
+      world_(parallel.world),
+      num_experts_(config.num_experts) {
   router_ = register_module("router", make_router(config.router, context, router_options));
-  experts_ =
-      register_module("experts", std::make_shared<Experts>(config.num_experts, context.hidden_size,
-                                                           config.intermediate_size, activation,
-                                                           with_bias, config.experts));
+  experts_ = register_module(
+      "experts",
+      std::make_shared<Experts>(config.num_experts / parallel.ep_size, context.hidden_size,
+                                config.intermediate_size, activation, with_bias, config.experts));
   if (config.shared_expert_intermediate_size > 0) {
     shared_expert_ = register_module(
         "shared_expert",
@@ -36,7 +41,7 @@ MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
     y_TD = y_TD + shared_TD;
   }
   if (stats_ && replay == nullptr) {
-    add_routing(*stats_, routing, tokens, dispatched.counts_E, x_TD.size(0), num_domains_);
+    add_routing(*stats_, routing, tokens, num_experts_, x_TD.size(0), num_domains_);
   }
   const at::Tensor aux_loss = routing.aux_loss.defined()
                                   ? routing.aux_loss
@@ -52,7 +57,7 @@ void MoeLayer::start_stats(int64_t num_domains) {
 RouterStats MoeLayer::take_stats() {
   RouterStats stats = stats_.value_or(RouterStats{});
   stats_.reset();
-  return stats;
+  return sum_over(world_.get(), stats);
 }
 
 }  // namespace locus::moe

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "locus/comm/parallel_context.h"
 #include "locus/moe/config.h"
 #include "locus/moe/dispatcher.h"
 #include "locus/moe/experts.h"
@@ -25,15 +26,18 @@ struct MoeOutput {
 
 class MoeLayer : public torch::nn::Module {
  public:
+  // Of the experts, this rank holds its part by `parallel`.
   MoeLayer(const MoeConfig& config, const RouterContext& context, const OptionSet& router_options,
-           ops::Activation activation, bool with_bias);
+           ops::Activation activation, bool with_bias,
+           const comm::ParallelContext& parallel = comm::alone());
 
   MoeOutput forward(const at::Tensor& x_TD, const TokenContext& tokens,
                     const Assignment* replay = nullptr);
 
   Router& router() { return *router_; }
 
-  // Statistics of the forward passes since start_stats(); replays do not count.
+  // Statistics of the forward passes since start_stats(), of all ranks together; replays do not
+  // count. All ranks call both.
   void start_stats(int64_t num_domains);
   RouterStats take_stats();
 
@@ -43,6 +47,8 @@ class MoeLayer : public torch::nn::Module {
   std::shared_ptr<nn::FeedForward> shared_expert_;  // null: none
   std::shared_ptr<nn::Linear> shared_expert_gate_;  // null: none
   std::unique_ptr<Dispatcher> dispatcher_;
+  std::shared_ptr<comm::ProcessGroup> world_;  // null: alone
+  int64_t num_experts_;
   std::optional<RouterStats> stats_;
   int64_t num_domains_ = 0;
 };

@@ -14,6 +14,7 @@
 
 #include "locus/base/options.h"
 #include "locus/moe/config.h"
+#include "locus/moe/token_pool.h"
 
 namespace locus::moe {
 
@@ -26,6 +27,10 @@ struct Assignment {
   // Normalised weights and the balance loss depend on them, so a replay must bring them back.
   // Undefined where the tokens do not choose.
   at::Tensor requested_TK;
+  // Float32 [E], set by add_losses(): the assignments requested of each expert, over all ranks,
+  // that the balance loss compares with. A replay brings them back instead of asking the ranks
+  // again.
+  at::Tensor count_E;
 };
 
 // The one form that every router can produce and every dispatcher can consume.
@@ -60,6 +65,7 @@ struct RouterContext {
   uint64_t seed = 0;
   double init_std = 0.02;
   std::vector<int64_t> token_frequency;  // [vocab_size] of the training data; empty: unknown
+  TokenPool pool;                        // whose tokens are routed together with this rank's
 };
 
 class Router : public torch::nn::Module {
@@ -76,8 +82,8 @@ class Router : public torch::nn::Module {
   // Before each training step: temperature, stage switches.
   virtual void on_step(int64_t /*step*/, int64_t /*total_steps*/) {}
 
-  // After each training step, with the tokens per expert of the whole global batch (float32 [E],
-  // before any capacity limit): loss-free balancing moves its bias here.
+  // After each training step, with the tokens per expert of the whole global batch, all ranks
+  // (float32 [E], before any capacity limit): loss-free balancing moves its bias here.
   virtual void on_step_end(const at::Tensor& /*requested_E*/) {}
 
   // True when training decisions look at later tokens of the sequence, so that evaluation and
@@ -90,8 +96,9 @@ class Router : public torch::nn::Module {
 
   const RouterConfig& config() const { return config_; }
 
-  // Requested tokens per expert of this step's micro-batches so far, float32 [E]: routers add to it
-  // in training (not in a replay), the trainer hands it to on_step_end() and resets it.
+  // Requested tokens per expert of this rank's micro-batches of the step so far, float32 [E]:
+  // routers add to it in training (not in a replay), the trainer hands the sum over the ranks to
+  // on_step_end() and resets it.
   at::Tensor requested_E;
 
  protected:

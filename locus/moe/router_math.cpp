@@ -118,13 +118,14 @@ at::Tensor top_k(const at::Tensor& score_RC, int64_t k) {
 
 Assignment assign(const at::Tensor& expert_TK) {
   const at::Tensor token_T = at::arange(expert_TK.size(0), expert_TK.options());
-  return {token_T.unsqueeze(1).expand_as(expert_TK).reshape(-1), expert_TK.reshape(-1), expert_TK};
+  return {
+      token_T.unsqueeze(1).expand_as(expert_TK).reshape(-1), expert_TK.reshape(-1), expert_TK, {}};
 }
 
 Assignment keep_where(const Assignment& assignment, const at::Tensor& keep_N) {
   const at::Tensor kept = at::nonzero(keep_N).squeeze(1);
   return {assignment.token_N.index_select(0, kept), assignment.expert_N.index_select(0, kept),
-          assignment.requested_TK};
+          assignment.requested_TK, assignment.count_E};
 }
 
 at::Tensor gather_scores(const at::Tensor& score_TE, const Assignment& assignment) {
@@ -164,6 +165,20 @@ at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precede
   return expert_N.is_cpu()
              ? within_capacity_on_host(expert_N, precedence_N, num_experts, capacity)
              : generic::within_capacity(expert_N, precedence_N, num_experts, capacity);
+}
+
+at::Tensor within_shared_capacity(const TokenPool& pool, std::string_view drop_policy,
+                                  const Assignment& assignment, const at::Tensor& weight_N,
+                                  int64_t num_experts, int64_t capacity,
+                                  const at::Tensor& choice_N) {
+  const comm::GatheredRows expert = pool.gather(assignment.expert_N);
+  at::Tensor order = precedence(drop_policy, pool.gather(weight_N).all);
+  if (choice_N.defined()) {
+    const at::Tensor choice = pool.gather(choice_N).all.index_select(0, order);
+    order = order.index_select(0, at::argsort(choice, /*stable=*/true));
+  }
+  return within_capacity(expert.all, order, num_experts, capacity)
+      .narrow(0, expert.begin, assignment.expert_N.size(0));
 }
 
 bool drops_look_ahead(const RouterConfig& config) {

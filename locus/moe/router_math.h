@@ -62,6 +62,13 @@ at::Tensor precedence(std::string_view drop_policy, const at::Tensor& weight_N);
 at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precedence_N,
                            int64_t num_experts, int64_t capacity);
 
+// The same over the tokens of all ranks, for this rank's assignments, by `drop_policy`. Assignments
+// of a lower number in choice_N (if defined) go first.
+at::Tensor within_shared_capacity(const TokenPool& pool, std::string_view drop_policy,
+                                  const Assignment& assignment, const at::Tensor& weight_N,
+                                  int64_t num_experts, int64_t capacity,
+                                  const at::Tensor& choice_N = {});
+
 // True where the limit of `config` makes a token's expert depend on later tokens.
 bool drops_look_ahead(const RouterConfig& config);
 

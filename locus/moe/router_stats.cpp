@@ -6,6 +6,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "locus/comm/collectives.h"
+
 namespace locus::moe {
 namespace {
 
@@ -76,10 +78,13 @@ void add_counts(std::vector<std::vector<int64_t>>& sum,
 }
 
 void add_routing(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
-                 const std::vector<int64_t>& counts_E, int64_t num_tokens, int64_t num_domains) {
+                 int64_t num_experts, int64_t num_tokens, int64_t num_domains) {
   const at::NoGradGuard no_grad;
-  stats.tokens_per_expert.resize(counts_E.size());
-  for (size_t e = 0; e < counts_E.size(); ++e) stats.tokens_per_expert[e] += counts_E[e];
+  const at::Tensor count_E = at::bincount(routing.assignment.expert_N, {}, num_experts).cpu();
+  stats.tokens_per_expert.resize(static_cast<size_t>(num_experts));
+  for (size_t e = 0; e < stats.tokens_per_expert.size(); ++e) {
+    stats.tokens_per_expert[e] += count_E.const_data_ptr<int64_t>()[e];
+  }
   stats.num_tokens += num_tokens;
   stats.num_requested += routing.num_requested;
   stats.num_batches += 1;
@@ -96,8 +101,39 @@ void add_routing(RouterStats& stats, const Routing& routing, const TokenContext&
   if (routing.balance_loss.defined()) stats.balance_loss += routing.balance_loss.item<double>();
   if (routing.z_loss.defined()) stats.z_loss += routing.z_loss.item<double>();
   if (num_domains > 0 && tokens.domain_T.defined()) {
-    add_domains(stats, routing, tokens, static_cast<int64_t>(counts_E.size()), num_domains);
+    add_domains(stats, routing, tokens, num_experts, num_domains);
   }
+}
+
+RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats) {
+  if (group == nullptr) return stats;
+  RouterStats sum = stats;
+  // One message: counts are exact in float64 up to 2^53.
+  const std::vector<double> scalars{static_cast<double>(sum.num_tokens),
+                                    static_cast<double>(sum.num_requested),
+                                    static_cast<double>(sum.num_unrouted),
+                                    sum.entropy_sum,
+                                    sum.top_weight_sum,
+                                    sum.balance_loss,
+                                    sum.z_loss};
+  std::vector<double> values(scalars);
+  values.insert(values.end(), sum.tokens_per_expert.begin(), sum.tokens_per_expert.end());
+  for (const auto& row : sum.domain_expert) values.insert(values.end(), row.begin(), row.end());
+  const at::Tensor total = comm::sum_over(group, at::tensor(values, at::kDouble));
+  const double* value = total.const_data_ptr<double>();
+  const auto count = [&value] { return static_cast<int64_t>(*value++); };
+  sum.num_tokens = count();
+  sum.num_requested = count();
+  sum.num_unrouted = count();
+  sum.entropy_sum = *value++;
+  sum.top_weight_sum = *value++;
+  sum.balance_loss = *value++;
+  sum.z_loss = *value++;
+  for (int64_t& load : sum.tokens_per_expert) load = count();
+  for (auto& row : sum.domain_expert) {
+    for (int64_t& cell : row) cell = count();
+  }
+  return sum;
 }
 
 }  // namespace locus::moe

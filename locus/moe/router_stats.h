@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "locus/comm/process_group.h"
 #include "locus/moe/router.h"
 
 namespace locus::moe {
@@ -34,6 +35,9 @@ void add_counts(std::vector<std::vector<int64_t>>& sum,
 
 // Adds one routing to `stats`. num_domains > 0 samples domain_expert too.
 void add_routing(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
-                 const std::vector<int64_t>& counts_E, int64_t num_tokens, int64_t num_domains);
+                 int64_t num_experts, int64_t num_tokens, int64_t num_domains);
+
+// The sums over the ranks, the same on all of them; null: this rank alone.
+RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats);
 
 }  // namespace locus::moe

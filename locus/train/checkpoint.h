@@ -6,6 +6,10 @@
 //                               optimizer.safetensors  trainer.json  config.toml
 //                               manifest.json (sizes and checksums of the others)
 //   checkpoints/latest          name of the newest folder
+//
+// With several ranks each writes a part of the tensors, into files of its own; together they are
+// the same checkpoint. Tensors are whole and carry global numbers of experts, so that any layout
+// reads what any other has written.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "locus/comm/parallel_context.h"
 #include "locus/model/weights.h"
 #include "locus/train/config.h"
 #include "locus/train/optimizer.h"
@@ -61,19 +66,28 @@ std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints,
 // when there is none.
 CheckpointRef resolve_checkpoint(const fs::path& path);
 
+// The optimiser's state under global names: experts one by one, by their numbers in the layer.
+// Shares memory with it.
+NamedTensors global_state(const NamedTensors& state, int64_t first_expert);
+
 TrainerState load_trainer_state(const CheckpointRef& checkpoint);
-void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer);
+// Of the experts, those of this rank.
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
+                    int64_t first_expert = 0);
 void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder);
 
 class CheckpointWriter {
  public:
   // Removes what a killed process left half-made. One writer per folder: the run's lock sees to it.
-  CheckpointWriter(fs::path checkpoints, const CheckpointConfig& config);
+  // All ranks make one.
+  CheckpointWriter(fs::path checkpoints, const CheckpointConfig& config,
+                   const comm::ParallelContext& parallel = comm::alone());
   // Waits for a write in progress; its error is logged.
   ~CheckpointWriter();
 
   // Copies everything and returns; a thread writes. Waits for the previous write first; where that
-  // failed, waits for this one too, and throws if it fails as well.
+  // failed, waits for this one too, and throws if it fails as well. With several ranks, the folder
+  // appears when all have written their parts, and not at all when one has failed.
   void save(model::Decoder& decoder, Optimizer& optimizer, const TrainerState& state,
             const std::vector<TextFile>& texts);
   // Until the last write is on the disk; throws its error.
@@ -82,10 +96,14 @@ class CheckpointWriter {
  private:
   struct Snapshot;
   void write(const Snapshot& snapshot) const;
+  void write_part(const Snapshot& snapshot, const fs::path& folder) const;
+  void commit(const Snapshot& snapshot, const fs::path& folder,
+              const std::vector<std::string>& parts) const;
   void prune(int64_t newest_step) const;
 
   fs::path checkpoints_;
   CheckpointConfig config_;
+  comm::ParallelContext parallel_;
   std::future<void> pending_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
@@ -12,6 +13,7 @@
 #include "locus/base/log.h"
 #include "locus/io/safetensors.h"
 #include "locus/train/checkpoint.h"
+#include "locus/train/gradient_reducer.h"
 
 namespace locus::train {
 namespace {
@@ -19,7 +21,10 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kPrefix = "step_";
-constexpr std::string_view kOptimizerFile = "optimizer.safetensors";
+
+bool is_optimizer_file(std::string_view name) {
+  return name.starts_with("optimizer") && name.ends_with(".safetensors");
+}
 
 std::optional<int64_t> step_of(const std::string& folder) {
   if (!folder.starts_with(kPrefix)) return std::nullopt;
@@ -74,7 +79,7 @@ std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool ch
         throw DataError("{}: the file name {} leaves the folder", manifest.string(), name);
       }
       check_file(checkpoint / name, entry,
-                 checksums && (optimizer_checksum || name != kOptimizerFile));
+                 checksums && (optimizer_checksum || !is_optimizer_file(name)));
     }
   } catch (const DataError& error) {
     return error.what();
@@ -124,18 +129,46 @@ TrainerState load_trainer_state(const CheckpointRef& checkpoint) {
   }
 }
 
-void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer) {
-  const fs::path path = checkpoint.path / "optimizer.safetensors";
-  const io::SafetensorsFile file(path);
-  const NamedTensors state = optimizer.state();
+NamedTensors global_state(const NamedTensors& state, int64_t first_expert) {
+  NamedTensors out;
   for (const auto& [name, tensor] : state) {
-    const io::TensorView* view = file.find(name);
-    if (view == nullptr) throw DataError("{}: tensor {} is missing", path.string(), name);
-    model::copy_stored(*view, path.string(), tensor);
+    if (tensor.dim() == 0 || !is_expert_parameter(name)) {
+      out.emplace_back(name, tensor);
+      continue;
+    }
+    const size_t dot = name.rfind('.');
+    for (int64_t e = 0; e < tensor.size(0); ++e) {
+      out.emplace_back(format("{}.{}{}", name.substr(0, dot), first_expert + e, name.substr(dot)),
+                       tensor.select(0, e));
+    }
   }
-  if (file.tensors().size() != state.size()) {
-    throw DataError("{}: holds {} tensors, this optimiser has {}", path.string(),
-                    file.tensors().size(), state.size());
+  return out;
+}
+
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert) {
+  std::vector<io::SafetensorsFile> files;
+  for (const auto& entry : fs::directory_iterator(checkpoint.path)) {
+    if (is_optimizer_file(entry.path().filename().string())) files.emplace_back(entry.path());
+  }
+  const auto find = [&](const std::string& name) -> std::pair<const io::TensorView*, fs::path> {
+    for (const io::SafetensorsFile& file : files) {
+      if (const io::TensorView* view = file.find(name)) return {view, file.path()};
+    }
+    throw DataError("{}: tensor {} of the optimiser's state is missing", checkpoint.path.string(),
+                    name);
+  };
+  std::set<std::string> wanted;
+  for (const auto& [name, tensor] : global_state(optimizer.state(), first_expert)) {
+    const auto [view, path] = find(name);
+    model::copy_stored(*view, path.string(), tensor);
+    wanted.insert(name);
+  }
+  for (const io::SafetensorsFile& file : files) {
+    for (const io::TensorView& view : file.tensors()) {
+      if (wanted.contains(view.name) || is_expert_parameter(view.name)) continue;
+      throw DataError("{}: holds {}, which this optimiser has not", file.path().string(),
+                      view.name);
+    }
   }
 }
 

@@ -3,13 +3,18 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/hash.h"
 #include "locus/base/log.h"
+#include "locus/comm/collectives.h"
+#include "locus/comm/together.h"
 #include "locus/train/checkpoint.h"
+#include "locus/train/gradient_reducer.h"
 
 namespace locus::train {
 namespace {
@@ -24,6 +29,30 @@ std::string folder_name(int64_t step) { return format("step_{:08}", step); }
 struct TensorCopy {
   std::string name;
   at::Tensor value;  // contiguous, on the CPU
+};
+
+// Which of the tensors a rank writes: of those that several ranks have, the one with the least to
+// write so far. All ranks that have a tensor come to the same answer.
+class Shares {
+ public:
+  explicit Shares(const comm::ParallelContext& parallel)
+      : parallel_(parallel),
+        dense_bytes_(static_cast<size_t>(parallel.world_size)),
+        expert_bytes_(parallel.edp == nullptr ? 1 : static_cast<size_t>(parallel.edp->size())) {}
+
+  bool takes(const at::Tensor& value, bool is_expert) {
+    std::vector<size_t>& bytes = is_expert ? expert_bytes_ : dense_bytes_;
+    const auto least = std::min_element(bytes.begin(), bytes.end());
+    *least += value.nbytes();
+    const int64_t own = !is_expert                 ? parallel_.rank
+                        : parallel_.edp == nullptr ? 0
+                                                   : parallel_.edp->rank();
+    return least - bytes.begin() == own;
+  }
+
+ private:
+  const comm::ParallelContext& parallel_;
+  std::vector<size_t> dense_bytes_, expert_bytes_;  // by rank of the world, of the edp group
 };
 
 TensorCopy copy_of(const std::string& name, const at::Tensor& value) {
@@ -50,23 +79,17 @@ json write_text(const fs::path& path, const std::string& text) {
   return manifest_entry(text.size(), hash128(text));
 }
 
-json write_model(const fs::path& folder, const std::vector<TensorCopy>& tensors,
-                 uint64_t max_shard_bytes) {
-  json files = json::object();
-  io::SafetensorsFolderWriter writer(folder, specs(tensors), {{"format", "pt"}}, max_shard_bytes);
-  for (const TensorCopy& tensor : tensors)
-    writer.write(tensor.name, model::tensor_bytes(tensor.value));
-  for (const io::WrittenFile& file : writer.close())
-    files[file.name] = manifest_entry(file.num_bytes, file.hash);
-  return files;
-}
-
 json write_optimizer(const fs::path& path, const std::vector<TensorCopy>& tensors) {
   io::SafetensorsWriter writer(path, specs(tensors), {{"format", "pt"}});
   for (const TensorCopy& tensor : tensors)
     writer.write(tensor.name, model::tensor_bytes(tensor.value));
   const Hash128 hash = writer.close();
   return manifest_entry(writer.num_bytes(), hash);
+}
+
+std::string optimizer_file(const comm::ParallelContext& parallel) {
+  if (parallel.is_alone()) return "optimizer.safetensors";
+  return format("optimizer-{:05}-of-{:05}.safetensors", parallel.rank + 1, parallel.world_size);
 }
 
 json to_json(const TrainerState& state) {
@@ -90,13 +113,15 @@ void remove_folder(const fs::path& path) {
 }  // namespace
 
 struct CheckpointWriter::Snapshot {
-  std::vector<TensorCopy> model, optimizer;
+  std::vector<TensorCopy> model, optimizer;  // this rank's part
   TrainerState state;
   std::vector<TextFile> texts;
 };
 
-CheckpointWriter::CheckpointWriter(fs::path checkpoints, const CheckpointConfig& config)
-    : checkpoints_(std::move(checkpoints)), config_(config) {
+CheckpointWriter::CheckpointWriter(fs::path checkpoints, const CheckpointConfig& config,
+                                   const comm::ParallelContext& parallel)
+    : checkpoints_(std::move(checkpoints)), config_(config), parallel_(parallel) {
+  if (parallel_.rank != 0) return;
   make_folders(checkpoints_);
   for (const auto& entry : fs::directory_iterator(checkpoints_)) {
     if (entry.path().filename().string().starts_with(kUncommitted)) fs::remove_all(entry.path());
@@ -120,6 +145,8 @@ void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
   bool failed_before = false;
   try {
     wait();
+  } catch (const CommError&) {
+    throw;
   } catch (const std::exception& error) {
     log::error("{}; trying again with step {}", error.what(), state.step);
     failed_before = true;
@@ -127,44 +154,103 @@ void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
   auto snapshot = std::make_shared<Snapshot>();
   snapshot->state = state;
   snapshot->texts = texts;
+  Shares shares(parallel_);
   for (const model::StoredTensor& tensor : model::stored_tensors(decoder)) {
+    if (!shares.takes(tensor.value, tensor.is_expert)) continue;
     snapshot->model.push_back(copy_of(tensor.name, tensor.value));
   }
-  for (const auto& [name, tensor] : optimizer.state())
-    snapshot->optimizer.push_back(copy_of(name, tensor));
+  const int64_t first_expert = model::first_expert(decoder.config());
+  for (const auto& [name, tensor] : global_state(optimizer.state(), first_expert)) {
+    const bool is_expert = tensor.dim() > 0 && is_expert_parameter(name);
+    if (shares.takes(tensor, is_expert)) snapshot->optimizer.push_back(copy_of(name, tensor));
+  }
   pending_ = std::async(std::launch::async, [this, snapshot] { write(*snapshot); });
   if (failed_before) wait();  // twice in a row: the caller has to know
 }
 
 void CheckpointWriter::write(const Snapshot& snapshot) const {
-  const std::string name = folder_name(snapshot.state.step);
-  const fs::path temporary = checkpoints_ / format("{}{}", kUncommitted, name);
-  const fs::path final = checkpoints_ / name;
-  fs::remove_all(temporary);
-  make_folders(temporary);
+  comm::ProcessGroup* ranks = parallel_.checkpoint.get();
+  const fs::path folder =
+      checkpoints_ / format("{}{}", kUncommitted, folder_name(snapshot.state.step));
+  const bool leads = parallel_.rank == 0;
   try {
-    // Both large files at once: while one waits for the disk, the other is hashed.
-    std::future<json> optimizer = std::async(std::launch::async, [&] {
-      return write_optimizer(temporary / "optimizer.safetensors", snapshot.optimizer);
+    comm::together(ranks, [&] {
+      if (!leads) return;
+      fs::remove_all(folder);
+      make_folders(folder);
     });
-    json files =
-        write_model(temporary, snapshot.model, static_cast<uint64_t>(config_.max_shard_bytes));
-    files["optimizer.safetensors"] = optimizer.get();
-    files["trainer.json"] =
-        write_text(temporary / "trainer.json", to_json(snapshot.state).dump(2) + "\n");
-    for (const TextFile& text : snapshot.texts) {
-      files[text.name] = write_text(temporary / text.name, text.content);
-    }
-    const json manifest = {{"version", 1}, {"step", snapshot.state.step}, {"files", files}};
-    write_text(temporary / "manifest.json", manifest.dump(2) + "\n");
-    sync_path(temporary);
-    if (fs::exists(final)) remove_folder(final);  // a resumed run passes a step a second time
-    rename_durable(temporary, final);
+    write_part(snapshot, folder);
   } catch (...) {
     std::error_code ignored;
-    fs::remove_all(temporary, ignored);
+    if (leads) fs::remove_all(folder, ignored);
     throw;
   }
+}
+
+// Phase one: all ranks write their files and say what they wrote. Phase two: rank 0 makes one
+// checkpoint of them.
+void CheckpointWriter::write_part(const Snapshot& snapshot, const fs::path& folder) const {
+  comm::ProcessGroup* ranks = parallel_.checkpoint.get();
+  const auto max_bytes = static_cast<uint64_t>(config_.max_shard_bytes);
+  const std::vector<io::TensorSpec> model = specs(snapshot.model);
+  io::ShardNumbers numbers;
+  if (ranks != nullptr) {
+    const int64_t own = io::SafetensorsFolderWriter::count_shards(model, max_bytes);
+    int64_t rank = 0;
+    for (const std::string& text : comm::gather_texts(ranks, std::to_string(own))) {
+      const int64_t count = std::stoll(text);
+      if (rank++ < parallel_.rank) numbers.first += count;
+      numbers.total += count;
+    }
+  }
+  json part;
+  comm::together(ranks, [&] {
+    // Both large files at once: while one waits for the disk, the other is hashed.
+    std::future<json> optimizer = std::async(std::launch::async, [&] {
+      return write_optimizer(folder / optimizer_file(parallel_), snapshot.optimizer);
+    });
+    io::SafetensorsFolderWriter writer(folder, model, {{"format", "pt"}}, max_bytes, numbers);
+    for (const TensorCopy& tensor : snapshot.model)
+      writer.write(tensor.name, model::tensor_bytes(tensor.value));
+    for (const io::WrittenFile& file : writer.close())
+      part["files"][file.name] = manifest_entry(file.num_bytes, file.hash);
+    part["files"][optimizer_file(parallel_)] = optimizer.get();
+    part["weight_map"] = writer.weight_map();
+    part["total_bytes"] = writer.total_bytes();
+  });
+  const std::vector<std::string> parts = comm::gather_texts(ranks, part.dump());
+  comm::together(ranks, [&] {
+    if (parallel_.rank == 0) commit(snapshot, folder, parts);
+  });
+}
+
+void CheckpointWriter::commit(const Snapshot& snapshot, const fs::path& folder,
+                              const std::vector<std::string>& parts) const {
+  json files = json::object();
+  std::map<std::string, std::string> weight_map;
+  uint64_t total_bytes = 0;
+  for (const std::string& text : parts) {
+    const json part = json::parse(text);
+    files.update(part.at("files"));
+    weight_map.merge(part.at("weight_map").get<std::map<std::string, std::string>>());
+    total_bytes += part.at("total_bytes").get<uint64_t>();
+  }
+  if (parts.size() > 1) {
+    const io::WrittenFile index = io::write_safetensors_index(folder, weight_map, total_bytes);
+    files[index.name] = manifest_entry(index.num_bytes, index.hash);
+  }
+  files["trainer.json"] =
+      write_text(folder / "trainer.json", to_json(snapshot.state).dump(2) + "\n");
+  for (const TextFile& text : snapshot.texts) {
+    files[text.name] = write_text(folder / text.name, text.content);
+  }
+  const json manifest = {{"version", 2}, {"step", snapshot.state.step}, {"files", files}};
+  write_text(folder / "manifest.json", manifest.dump(2) + "\n");
+  sync_path(folder);
+  const std::string name = folder_name(snapshot.state.step);
+  const fs::path final = checkpoints_ / name;
+  if (fs::exists(final)) remove_folder(final);  // a resumed run passes a step a second time
+  rename_durable(folder, final);
   write_file_atomic(checkpoints_ / "latest", name + "\n");
   prune(snapshot.state.step);
 }

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "locus/comm/process_group.h"
 #include "locus/train/config.h"
 
 namespace locus::train {
@@ -47,7 +48,8 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
 // Whether weight decay applies: matrices alone, not norms, biases or router biases.
 bool has_weight_decay(const std::string& name, const at::Tensor& parameter);
 
-// Global L2 norm of the gradients, in float32 summed in double.
-double gradient_norm(const NamedTensors& parameters);
+// Global L2 norm of the gradients, in float32 summed in double. `ep`: the ranks that have other
+// experts; the dense parameters are the same on all of them. Null: this rank has all.
+double gradient_norm(const NamedTensors& parameters, comm::ProcessGroup* ep = nullptr);
 
 }  // namespace locus::train

@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 
 #include "locus/base/format.h"
+#include "locus/base/signals.h"
+#include "locus/comm/collectives.h"
 #include "locus/model/batch_tensors.h"
 #include "locus/ops/cross_entropy.h"
 
@@ -54,21 +57,29 @@ TrainStep::TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainC
       optimizer_(optimizer),
       config_(config),
       device_(device),
-      parameters_(named_parameters(decoder)) {}
+      parameters_(named_parameters(decoder)),
+      reducer_(parameters_, decoder.config().parallel) {}
 
 StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double lr,
                           TrainerState& state) {
   StepResult result;
-  result.num_labels = count_labels(micro_batches);
+  const comm::ParallelContext& parallel = decoder_.config().parallel;
+  result.num_labels =
+      comm::sum_over(parallel.world.get(), at::full({1}, count_labels(micro_batches), at::kLong))
+          .item<int64_t>();
   decoder_.train();
   for (const auto& [layer, moe] : decoder_.moe_layers())
     moe->router().on_step(state.step, config_.max_steps);
   for (const data::Batch& batch : micro_batches) {
+    if (&batch == &micro_batches.back()) reducer_.start();
     const double weight = 1.0 / static_cast<double>(micro_batches.size());
     result.loss += backward(batch, result.num_labels, weight, state.step, result);
   }
   Stopwatch watch;
-  result.grad_norm = gradient_norm(parameters_);
+  reducer_.finish();
+  sum_over_ranks(result);
+  result.reduce_s = watch.lap();
+  result.grad_norm = gradient_norm(parameters_, parallel.ep.get());
   result.skipped = guard(result, state);
   if (result.skipped.empty()) {
     const bool clip = config_.clip_grad > 0 && result.grad_norm > config_.clip_grad;
@@ -85,6 +96,23 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
   for (auto& [name, parameter] : parameters_) parameter.mutable_grad().reset();
   result.optimizer_s += watch.lap();
   return result;
+}
+
+// Each rank has computed its part of both losses.
+void TrainStep::sum_over_ranks(StepResult& result) const {
+  result.signal = received_signal();
+  const auto& world = decoder_.config().parallel.world;
+  if (world == nullptr) return;
+  // Signals travel along: whoever got one, all stop after the same step. SIGINT and SIGTERM are 2
+  // and 15; SIGTERM wins where both came.
+  const at::Tensor sum = comm::sum_over(
+      world.get(), at::tensor({result.loss, result.aux_loss, result.signal == SIGINT ? 1.0 : 0.0,
+                               result.signal == SIGTERM ? 1.0 : 0.0},
+                              at::kDouble));
+  const double* value = sum.const_data_ptr<double>();
+  result.loss = value[0];
+  result.aux_loss = value[1];
+  result.signal = value[3] > 0 ? SIGTERM : value[2] > 0 ? SIGINT : 0;
 }
 
 double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
@@ -121,9 +149,12 @@ std::string TrainStep::guard(const StepResult& result, const TrainerState& state
 }
 
 void TrainStep::end_router_step(bool updated) {
+  const auto& world = decoder_.config().parallel.world;
   for (const auto& [layer, moe] : decoder_.moe_layers()) {
     moe::Router& router = moe->router();
-    if (updated && router.requested_E.defined()) router.on_step_end(router.requested_E);
+    if (updated && router.requested_E.defined()) {
+      router.on_step_end(comm::sum_over(world.get(), router.requested_E));
+    }
     router.requested_E.reset();
   }
 }

@@ -9,6 +9,7 @@
 #include "locus/model/decoder.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
+#include "locus/train/gradient_reducer.h"
 #include "locus/train/optimizer.h"
 
 namespace locus::train {
@@ -18,8 +19,10 @@ struct StepResult {
   double aux_loss = 0;   // mean over the micro-batches, coefficients applied
   double grad_norm = 0;  // before clipping
   int64_t num_labels = 0;
+  int signal = 0;       // that any rank has received by the end of the step
   std::string skipped;  // why there was no update; empty: there was one
   double forward_s = 0, backward_s = 0, optimizer_s = 0;
+  double reduce_s = 0;  // waited for the sums of gradients over ranks
 };
 
 class TrainStep {
@@ -27,6 +30,7 @@ class TrainStep {
   TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainConfig& config,
             at::Device device);
 
+  // `micro_batches`: this rank's; all else is of all ranks together.
   // Loss = sum of cross entropies / number of labels of the global batch: each token weighs the
   // same, whatever micro-batch it is in. `state` keeps the guard's memory; step and tokens are the
   // caller's. The parameters are left alone, and the step is counted as skipped, when the loss or
@@ -34,6 +38,7 @@ class TrainStep {
   StepResult run(const std::vector<data::Batch>& micro_batches, double lr, TrainerState& state);
 
  private:
+  void sum_over_ranks(StepResult& result) const;
   double backward(const data::Batch& batch, int64_t num_labels, double weight, int64_t step,
                   StepResult& result);
   std::string guard(const StepResult& result, const TrainerState& state) const;
@@ -44,6 +49,7 @@ class TrainStep {
   TrainConfig config_;
   at::Device device_;
   NamedTensors parameters_;
+  GradientReducer reducer_;
 };
 
 // The parameters of a module by name, in its order.

@@ -64,8 +64,10 @@ TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
   const TrainConfig& config = settings_.train;
   const Clock::time_point begin = Clock::now();
+  const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
   data::PrefetchingLoader loader(parts_.source, config.global_batch_size, config.micro_batch_size,
-                                 state_.step, settings_.prefetch);
+                                 state_.step, settings_.prefetch,
+                                 {.rank = parallel.rank, .num_ranks = parallel.world_size});
   ProgressBar bar("train", config.max_steps);
   Interval interval;
   TrainOutcome outcome;
@@ -91,7 +93,7 @@ TrainOutcome Trainer::run(TrainerState state) {
       bar.update(state_.step, format("loss {:.4f}  {:.0f} tokens/s", result.loss,
                                      static_cast<double>(interval.tokens) / interval.wall_s()));
     }
-    outcome.signal = received_signal();
+    outcome.signal = result.signal;
     const bool last = state_.step == config.max_steps || outcome.signal != 0;
     if (state_.step % settings_.log.interval == 0 || last) {
       outcome.loss = interval.loss();
@@ -118,6 +120,10 @@ TrainOutcome Trainer::run(TrainerState state) {
   outcome.state = state_;
   outcome.wall_s = seconds_since(begin);
   return outcome;
+}
+
+void Trainer::write(const MetricLine& line) const {
+  if (parts_.metrics != nullptr) parts_.metrics->write(line);
 }
 
 void Trainer::evaluate(TrainOutcome& outcome) {
@@ -155,7 +161,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
       .set("time_other_s", std::max(0.0, wall_s - timed_s) / steps)
       .set("skipped_steps", state_.skipped_steps)
       .set("rss_bytes", resident_bytes());
-  parts_.metrics.write(line);
+  write(line);
   const std::string text = format(
       "iteration {:>7}/{} | lm loss: {:.6f} | learning rate: {:.3E} | grad norm: {:.3f} | "
       "time per iteration (ms): {:.1f} | tokens/s: {:.0f} | model GFLOP/s: {:.1f}",
@@ -199,7 +205,7 @@ void Trainer::write_router_stats(int64_t step) {
         domain_expert_.erase(layer);
       }
     }
-    parts_.metrics.write(line);
+    write(line);
   }
 }
 
@@ -208,12 +214,12 @@ void Trainer::note_skipped(const StepResult& result) {
   const int64_t first = (state_.step - 1) * batch;
   log::warning("step {}: no update, {} (samples {} to {} of the training stream)", state_.step,
                result.skipped, first, first + batch - 1);
-  parts_.metrics.write(MetricLine("skipped", state_.step)
-                           .set("reason", result.skipped)
-                           .set("first_sample", first)
-                           .set("num_samples", batch));
+  write(MetricLine("skipped", state_.step)
+            .set("reason", result.skipped)
+            .set("first_sample", first)
+            .set("num_samples", batch));
   if (state_.skipped_in_row < settings_.train.max_skipped_in_row) return;
-  parts_.metrics.write(MetricLine("end", state_.step).set("reason", "diverged"));
+  write(MetricLine("end", state_.step).set("reason", "diverged"));
   throw DivergedError(
       "{} steps in a row had no update, the last one at step {}: {}; the \"skipped\" lines "
       "of metrics.jsonl "
@@ -224,9 +230,9 @@ void Trainer::note_skipped(const StepResult& result) {
 void Trainer::save_checkpoint() {
   const Clock::time_point begin = Clock::now();
   parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_, settings_.texts);
-  parts_.metrics.write(MetricLine("checkpoint", state_.step)
-                           .set("path", format("checkpoints/step_{:08}", state_.step))
-                           .set("stall_s", seconds_since(begin)));
+  write(MetricLine("checkpoint", state_.step)
+            .set("path", format("checkpoints/step_{:08}", state_.step))
+            .set("stall_s", seconds_since(begin)));
 }
 
 }  // namespace locus::train

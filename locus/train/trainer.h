@@ -18,12 +18,13 @@
 
 namespace locus::train {
 
-// What the loop works on; all of it outlives the trainer.
+// What the loop works on; all of it outlives the trainer. With several ranks all of them run one,
+// with decoders of the same ParallelContext; `metrics` is rank 0's alone.
 struct TrainerParts {
   model::Decoder& decoder;
   Optimizer& optimizer;
   std::shared_ptr<const data::SampleSource> source;
-  MetricsWriter& metrics;
+  MetricsWriter* metrics;  // null: says nothing
   CheckpointWriter& checkpoints;
 };
 
@@ -66,6 +67,7 @@ class Trainer {
   void evaluate(TrainOutcome& outcome);
   void start_router_stats(int64_t step);
   void write_router_stats(int64_t step);
+  void write(const MetricLine& line) const;
   void write_train_line(const Interval& interval, double lr);
   void note_skipped(const StepResult& result);
   void save_checkpoint();

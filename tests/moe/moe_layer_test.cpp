@@ -173,7 +173,7 @@ TEST(MoeLayer, HasNoGateWithoutASharedExpert) {
 
 TEST(LocalDispatcher, SortsRowsByExpertAndPutsThemBack) {
   Routing routing;
-  routing.assignment = {integers({0, 0, 2, 3}), integers({2, 0, 2, 0}), {}};
+  routing.assignment = {integers({0, 0, 2, 3}), integers({2, 0, 2, 0}), {}, {}};
   routing.weight_N = at::tensor({0.5, 0.25, 1.0, 2.0}).to(at::kFloat);
   const at::Tensor x = at::arange(4, at::kFloat).unsqueeze(1) + 1;
   const auto dispatcher = make_local_dispatcher(3);

@@ -34,7 +34,8 @@ inline RouterContext context_of(int64_t num_experts, int64_t hidden_size) {
           .vocab_size = 97,
           .seed = 7,
           .init_std = 0.5,
-          .token_frequency = {}};
+          .token_frequency = {},
+          .pool = {}};
 }
 
 // A gate whose logits are its input: D = E, weight = identity.

@@ -15,7 +15,7 @@ using test::integers;
 // Four tokens, three experts, five assignments asked for, the one of token 3 dropped.
 Routing worked_routing() {
   Routing routing;
-  routing.assignment = {integers({0, 0, 1, 2}), integers({0, 2, 0, 0}), {}};
+  routing.assignment = {integers({0, 0, 1, 2}), integers({0, 2, 0, 0}), {}, {}};
   routing.weight_N = at::ones({4});
   routing.num_requested = 5;
   routing.probability_TE =
@@ -31,7 +31,7 @@ RouterStats worked_stats(int64_t num_domains) {
   TokenContext tokens;
   tokens.domain_T = integers({1, 0, -1, 1});
   RouterStats stats;
-  add_routing(stats, worked_routing(), tokens, {3, 0, 1}, 4, num_domains);
+  add_routing(stats, worked_routing(), tokens, 3, 4, num_domains);
   return stats;
 }
 
@@ -66,7 +66,7 @@ TEST(RouterStats, AddUpOverMicroBatches) {
   RouterStats stats = worked_stats(2);
   TokenContext tokens;
   tokens.domain_T = integers({0, 0, 0, 0});
-  add_routing(stats, worked_routing(), tokens, {3, 0, 1}, 4, 2);
+  add_routing(stats, worked_routing(), tokens, 3, 4, 2);
   EXPECT_EQ(stats.tokens_per_expert, (std::vector<int64_t>{6, 0, 2}));
   EXPECT_EQ(stats.num_tokens, 8);
   EXPECT_EQ(stats.num_batches, 2);
@@ -85,11 +85,11 @@ TEST(RouterStats, OfNothingAreZero) {
   RouterStats stats;
   Routing routing;
   const at::Tensor empty = at::empty({0}, at::kLong);
-  routing.assignment = {empty, empty, {}};
+  routing.assignment = {empty, empty, {}, {}};
   routing.probability_TE = at::empty({0, 2});
   TokenContext tokens;
   tokens.domain_T = empty;
-  add_routing(stats, routing, tokens, {0, 0}, 0, 2);
+  add_routing(stats, routing, tokens, 2, 0, 2);
   EXPECT_EQ(stats.load_cv(), 0);
   EXPECT_EQ(stats.dead_experts(), 2);
   EXPECT_EQ(stats.num_batches, 1);

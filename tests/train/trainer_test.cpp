@@ -50,7 +50,7 @@ class TinyRun {
     }
     MetricsWriter metrics(folder_, resumed, false);
     CheckpointWriter checkpoints(folder_ / "checkpoints", settings_.checkpoint);
-    Trainer trainer({decoder, *optimizer, source_, metrics, checkpoints}, settings_);
+    Trainer trainer({decoder, *optimizer, source_, &metrics, checkpoints}, settings_);
     if (on_evaluation) trainer.on_evaluation(on_evaluation);
     return trainer.run(state);
   }

@@ -78,14 +78,16 @@ void run(const char* path, const char* ids_path, const char* out, int64_t num_ne
                                                  ids_BS.slice(1, 1).flatten());
   loss.backward();
   std::vector<locus::model::StoredTensor> tensors = {
-      {"logits", logits_BSV}, {"loss", loss}, {"generated", generate(*decoder, ids_BS, num_new)}};
+      {"logits", logits_BSV, false},
+      {"loss", loss, false},
+      {"generated", generate(*decoder, ids_BS, num_new), false}};
   // With gradients in place of the weights, the family names them.
   for (at::Tensor& parameter : decoder->parameters()) {
     const at::NoGradGuard no_grad;
     parameter.copy_(parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter));
   }
   for (const auto& stored : locus::model::stored_tensors(*decoder)) {
-    tensors.push_back({"grad." + stored.name, stored.value});
+    tensors.push_back({"grad." + stored.name, stored.value, stored.is_expert});
   }
   write(out, tensors);
 }

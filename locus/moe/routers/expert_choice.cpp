@@ -70,7 +70,8 @@ class ExpertChoiceRouter final : public Router {
     routing.num_requested = routing.assignment.token_N.numel();
     routing.weight_N = gather_scores(probability_TE, routing.assignment);
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
-    if (is_training()) add_losses(config_, {logits_TE, probability_TE, {}, {}, 1}, routing);
+    if (is_training())
+      add_losses(config_, {logits_TE, probability_TE, {}, {}, 1, context_.pool}, routing);
     return routing;
   }
 
@@ -88,13 +89,16 @@ class ExpertChoiceRouter final : public Router {
   }
 
  private:
-  Assignment experts_choose(const at::Tensor& probability_TE) {
+  // Each expert chooses among the tokens of all ranks; a rank keeps its own of the chosen.
+  Assignment experts_choose(const at::Tensor& own_probability_TE) {
+    const comm::GatheredRows gathered = context_.pool.gather(own_probability_TE);
+    const at::Tensor& probability_TE = gathered.all;
     const auto [num_tokens, num_experts] =
         std::pair(probability_TE.size(0), probability_TE.size(1));
     const double factor = config_.capacity_factor > 0 ? config_.capacity_factor : kDefaultFactor;
     const int64_t capacity = expert_capacity(factor, num_tokens, 1, num_experts);
     const at::TensorOptions indices = probability_TE.options().dtype(at::kLong);
-    if (capacity == 0) return {at::empty({0}, indices), at::empty({0}, indices), {}};
+    if (capacity == 0) return {at::empty({0}, indices), at::empty({0}, indices), {}, {}};
 
     const at::Tensor score_ET = probability_TE.t().contiguous();
     const at::Tensor token_EC = top_k(score_ET, capacity);
@@ -102,12 +106,16 @@ class ExpertChoiceRouter final : public Router {
       lowest_admitted_.push_back(score_ET.gather(1, token_EC.slice(1, capacity - 1)).squeeze(1));
     }
     const at::Tensor expert_EC = at::arange(num_experts, indices).unsqueeze(1).expand_as(token_EC);
-    return {token_EC.reshape(-1), expert_EC.reshape(-1), {}};
+    const at::Tensor own_EC = token_EC - gathered.begin;
+    const Assignment chosen{own_EC.reshape(-1), expert_EC.reshape(-1), {}, {}};
+    if (num_tokens == own_probability_TE.size(0)) return chosen;
+    const at::Tensor is_own_EC = own_EC.ge(0).logical_and_(own_EC.lt(own_probability_TE.size(0)));
+    return keep_where(chosen, is_own_EC.reshape(-1));
   }
 
   Assignment above_threshold(const at::Tensor& probability_TE) const {
     const at::Tensor pair_N2 = at::nonzero(probability_TE >= threshold_E_);
-    return {pair_N2.select(1, 0).contiguous(), pair_N2.select(1, 1).contiguous(), {}};
+    return {pair_N2.select(1, 0).contiguous(), pair_N2.select(1, 1).contiguous(), {}, {}};
   }
 
   // A plain mean over the first micro-batches, an exponential one from then on. NaN leaves no

@@ -67,8 +67,10 @@ class GShardRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     const at::Tensor first_T1 = routing.assignment.requested_TK.slice(1, 0, 1);
-    add_losses(config_, {logits_TE, probability_TE, first_T1, requested_E, tokens.num_sequences},
-               routing);
+    add_losses(
+        config_,
+        {logits_TE, probability_TE, first_T1, requested_E, tokens.num_sequences, context_.pool},
+        routing);
     return routing;
   }
 
@@ -102,16 +104,12 @@ class GShardRouter final : public Router {
       return wanted.assignment;
     }
     const int64_t capacity =
-        expert_capacity(config_.capacity_factor, probability_TE.size(0),
+        expert_capacity(config_.capacity_factor, probability_TE.size(0) * context_.pool.num_ranks(),
                         std::min<int64_t>(2, context_.num_experts), context_.num_experts);
-    const at::Tensor order_N =
-        precedence(config_.drop_policy, combine_weights(probability_TE, wanted.assignment));
-    const at::Tensor firsts_before_seconds_N =
-        at::argsort(wanted.choice_N.index_select(0, order_N), /*stable=*/true);
     return keep_where(wanted.assignment,
-                      within_capacity(wanted.assignment.expert_N,
-                                      order_N.index_select(0, firsts_before_seconds_N),
-                                      context_.num_experts, capacity));
+                      within_shared_capacity(context_.pool, config_.drop_policy, wanted.assignment,
+                                             combine_weights(probability_TE, wanted.assignment),
+                                             context_.num_experts, capacity, wanted.choice_N));
   }
 
   at::Tensor combine_weights(const at::Tensor& probability_TE, const Assignment& assignment) const {

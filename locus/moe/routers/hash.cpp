@@ -133,12 +133,12 @@ class HashRouter final : public Router {
     const Assignment requested = assign(table_KV_.index_select(1, tokens.id_T).t().contiguous());
     if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
     // All weights are equal: both drop policies keep the first to come.
-    const int64_t num_tokens = tokens.id_T.size(0);
+    const int64_t num_tokens = tokens.id_T.size(0) * context_.pool.num_ranks();
     const int64_t capacity =
         expert_capacity(config_.capacity_factor, num_tokens, config_.top_k, context_.num_experts);
-    const at::Tensor order_N = precedence("position", requested.expert_N);
-    return keep_where(requested,
-                      within_capacity(requested.expert_N, order_N, context_.num_experts, capacity));
+    return keep_where(
+        requested, within_shared_capacity(context_.pool, "position", requested, requested.expert_N,
+                                          context_.num_experts, capacity));
   }
 
   at::Tensor table_KV_;

@@ -52,9 +52,10 @@ class SwitchRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     if (!replay) add_requested(requested_E, requested_T1, context_.num_experts);
-    add_losses(config_,
-               {logits_TE, probability_TE, requested_T1, requested_E, tokens.num_sequences},
-               routing);
+    add_losses(
+        config_,
+        {logits_TE, probability_TE, requested_T1, requested_E, tokens.num_sequences, context_.pool},
+        routing);
     return routing;
   }
 
@@ -75,12 +76,13 @@ class SwitchRouter final : public Router {
     const at::NoGradGuard no_grad;
     const Assignment requested = assign(top_k(probability_TE, 1));
     if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
+    const int64_t num_tokens = probability_TE.size(0) * context_.pool.num_ranks();
     const int64_t capacity =
-        expert_capacity(config_.capacity_factor, probability_TE.size(0), 1, context_.num_experts);
-    const at::Tensor order_N =
-        precedence(config_.drop_policy, gather_scores(probability_TE, requested));
+        expert_capacity(config_.capacity_factor, num_tokens, 1, context_.num_experts);
     return keep_where(requested,
-                      within_capacity(requested.expert_N, order_N, context_.num_experts, capacity));
+                      within_shared_capacity(context_.pool, config_.drop_policy, requested,
+                                             gather_scores(probability_TE, requested),
+                                             context_.num_experts, capacity));
   }
 
   const SwitchOptions options_;

@@ -77,9 +77,10 @@ class TopKRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     if (!replay) add_requested(requested_E, requested_TK, context_.num_experts);
-    add_losses(config_,
-               {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences},
-               routing);
+    add_losses(
+        config_,
+        {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences, context_.pool},
+        routing);
     return routing;
   }
 
@@ -114,12 +115,13 @@ class TopKRouter final : public Router {
     const Assignment requested = assign(top_k(competing_TE, config_.top_k));
     if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
 
-    const int64_t capacity = expert_capacity(config_.capacity_factor, score_TE.size(0),
-                                             config_.top_k, context_.num_experts);
-    const at::Tensor order_N =
-        precedence(config_.drop_policy, combine_weights(score_TE, requested));
+    const int64_t num_tokens = score_TE.size(0) * context_.pool.num_ranks();
+    const int64_t capacity =
+        expert_capacity(config_.capacity_factor, num_tokens, config_.top_k, context_.num_experts);
     return keep_where(requested,
-                      within_capacity(requested.expert_N, order_N, context_.num_experts, capacity));
+                      within_shared_capacity(context_.pool, config_.drop_policy, requested,
+                                             combine_weights(score_TE, requested),
+                                             context_.num_experts, capacity));
   }
 
   // Scores outside the best groups of a token become minus infinity.

@@ -1,0 +1,2 @@
+// See cmake/gloo/README.md.
+#pragma once

@@ -1,0 +1,19 @@
+// From a launcher's environment to connected ranks.
+#pragma once
+
+#include "locus/cluster/launch.h"
+#include "locus/comm/config.h"
+#include "locus/comm/parallel_context.h"
+
+namespace locus::app {
+
+// This process's place in its job: mpirun's, srun's, torchrun's, or alone.
+cluster::Launch find_launch();
+
+// Connects the ranks of a job and makes their groups; a single process gets comm::alone().
+// ConfigError for a back end that is not there, CommError when the ranks do not meet in time.
+comm::ParallelContext connect_ranks(const cluster::Launch& launch,
+                                    const comm::ParallelConfig& parallel,
+                                    const comm::CommConfig& config);
+
+}  // namespace locus::app

@@ -1,0 +1,145 @@
+// `locus verify`: layouts of ranks compute the same model, or the first thing that differs is
+// named.
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <ostream>
+#include <sstream>
+
+#include "locus/app/commands.h"
+#include "locus/app/session.h"
+#include "locus/app/text_table.h"
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/log.h"
+#include "locus/base/random.h"
+#include "locus/data/indexed_dataset.h"
+#include "locus/moe/router.h"
+#include "locus/train/layout_trace.h"
+
+namespace locus::app {
+namespace {
+
+constexpr double kFloat64Tolerance = 1e-9;
+constexpr double kFloat32Tolerance = 2e-5;
+
+// Removed with all that is in it.
+class ScratchFolder {
+ public:
+  ScratchFolder() : path_(fs::temp_directory_path() / format("locus-verify-{}", ::getpid())) {
+    fs::create_directories(path_);
+  }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+// Random documents of two domains: enough of them for the steps.
+std::shared_ptr<const data::IndexedDataset> random_data(const fs::path& folder,
+                                                        const RunConfig& config,
+                                                        int64_t num_tokens) {
+  const std::string prefix = (folder / "random").string();
+  const auto vocabulary = static_cast<uint64_t>(config.model.vocab_size);
+  const auto seed = static_cast<uint64_t>(config.train.seed);
+  data::IndexedDatasetWriter writer(prefix, config.model.vocab_size);
+  uint64_t draw = 0;
+  while (writer.num_tokens() < num_tokens) {
+    std::vector<int32_t> document(20 + random_bits(seed, draw++) % 100);
+    for (int32_t& id : document) {
+      id = static_cast<int32_t>(1 + random_bits(seed, draw++) % (vocabulary - 1));
+    }
+    document.push_back(0);
+    writer.add_document(document, static_cast<int32_t>(random_bits(seed, draw++) % 2));
+  }
+  writer.finish({"one", "two"});
+  return std::make_shared<const data::IndexedDataset>(prefix, config.model.vocab_size, 0);
+}
+
+std::shared_ptr<const data::SampleSource> open_source(RunConfig& config, const fs::path& scratch,
+                                                      int64_t num_steps) {
+  if (!config.data.train.empty()) {
+    const std::string path = tokenizer_path(config.data);
+    const auto tokenizer = data::load_tokenizer(path);
+    settle_vocabulary(config, *tokenizer, path);
+    return open_data(config.data.train, "train", config.data.train_weights, config, *tokenizer);
+  }
+  if (config.model.vocab_size < 2) {
+    throw ConfigError("without data.train, verify draws random tokens: set model.vocab_size");
+  }
+  const int64_t tokens =
+      2 * num_steps * config.train.global_batch_size * (config.data.sequence_length + 1);
+  return std::make_shared<const data::SampleSource>(
+      std::vector{random_data(scratch, config, tokens)}, std::vector<double>{}, config.data,
+      static_cast<uint64_t>(config.train.seed));
+}
+
+train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& options) {
+  train::TraceConfig trace;
+  trace.decoder = decoder_config(config);
+  if (config.moe.num_experts > 0 &&
+      moe::find_router(config.moe.router.type).needs_token_frequency) {
+    trace.decoder.token_frequency =
+        config.data.train.empty()
+            ? std::vector<int64_t>(static_cast<size_t>(config.model.vocab_size), 1)
+            : token_frequency(config.data.train, config.model.vocab_size);
+  }
+  trace.train = config.train;
+  trace.optimizer = config.optimizer;
+  trace.lr = config.lr_schedule.lr;
+  trace.num_steps = options.steps;
+  trace.float64 = options.dtype == "float64";
+  return trace;
+}
+
+}  // namespace
+
+void verify(const VerifyOptions& options, std::ostream& out) {
+  if (options.steps < 1) throw ConfigError("--steps {} must be at least 1", options.steps);
+  if (options.dtype != "float64" && options.dtype != "float32") {
+    throw ConfigError("--dtype \"{}\" is not known; float64 or float32", options.dtype);
+  }
+  std::vector<train::LayoutName> layouts;
+  std::istringstream words(options.layouts);
+  for (std::string text; words >> text;) layouts.push_back(train::parse_layout(text));
+  if (layouts.empty()) throw ConfigError("--layouts names no layout; \"dp2 ep2 ep4\", for example");
+  RunConfig config = load_run_config(options.config, options.overrides);
+  validate(config);
+  set_threads(1);
+  const ScratchFolder scratch;
+  const auto source = open_source(config, scratch.path(), options.steps);
+  source->check_trainable();
+  const train::TraceConfig trace = trace_config(config, options);
+  const double tolerance = trace.float64 ? kFloat64Tolerance : kFloat32Tolerance;
+
+  log::info("{} steps of {} sequences in {}, tolerance {}", options.steps,
+            config.train.global_batch_size, options.dtype, tolerance);
+  const auto expected = train::trace_layout(train::parse_layout("1"), trace, source);
+  TextTable table({"layout", ">ranks", ">loss", ">gradient norm", ">largest difference", "",
+                   "first difference"});
+  table.add_row({"1", "1", format("{:.9f}", expected.back().loss),
+                 format("{:.9f}", expected.back().grad_norm), "", "", ""});
+  std::string differing;
+  for (const train::LayoutName& layout : layouts) {
+    const auto found = train::trace_layout(layout, trace, source);
+    const train::TraceDifference difference = train::compare_traces(expected, found, tolerance);
+    const bool same = difference.step == 0;
+    table.add_row({layout.text, std::to_string(layout.world_size()),
+                   format("{:.9f}", found.back().loss), format("{:.9f}", found.back().grad_norm),
+                   format("{:.1e}", difference.largest), same ? "same" : "DIFFERS",
+                   same ? ""
+                        : format("step {}: {} by {:.1e}", difference.step, difference.what,
+                                 difference.relative)});
+    log::info("layout {}: {}", layout.text, same ? "same" : "differs");
+    if (!same) differing += (differing.empty() ? "" : ", ") + layout.text;
+  }
+  table.print(out);
+  if (!differing.empty()) throw LayoutsDiffer(differing);
+}
+
+}  // namespace locus::app

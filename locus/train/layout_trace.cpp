@@ -1,0 +1,150 @@
+#include "locus/train/layout_trace.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <mutex>
+
+#include "locus/base/error.h"
+#include "locus/comm/thread_ranks.h"
+#include "locus/train/checkpoint.h"
+#include "locus/train/train_step.h"
+
+namespace locus::train {
+namespace {
+
+// Adam's first updates are g / |g|: the rounding of a gradient near zero would become as large as a
+// whole step. With this eps an update is a smooth function of its gradient.
+constexpr double kFloat32Eps = 1e-3;
+
+// Reads "ep4" off the front of `text`; 1 where it does not begin with `name`.
+int64_t take_size(std::string_view& text, std::string_view name) {
+  if (!text.starts_with(name)) return 1;
+  int64_t size = 0;
+  const char* begin = text.data() + name.size();
+  const auto [end, code] = std::from_chars(begin, text.data() + text.size(), size);
+  if (code != std::errc() || size < 1) return 0;
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  return size;
+}
+
+double relative(double expected, double found) {
+  const double scale = std::max(std::abs(expected), std::abs(found));
+  if (!std::isfinite(scale)) return std::numeric_limits<double>::infinity();
+  return scale == 0 ? 0 : std::abs(expected - found) / scale;
+}
+
+double relative(const at::Tensor& expected, const at::Tensor& found) {
+  if (expected.numel() == 0) return 0;
+  const double scale = expected.abs().max().item<double>();
+  const double apart = (expected - found).abs().max().item<double>();
+  if (!std::isfinite(apart)) return std::numeric_limits<double>::infinity();
+  return scale == 0 ? apart : apart / scale;
+}
+
+// Integers among the buffers stay: Module::to() would turn those, too.
+void to_float64(model::Decoder& decoder) {
+  for (at::Tensor& parameter : decoder.parameters()) {
+    parameter.set_data(parameter.detach().to(at::kDouble));
+  }
+  for (at::Tensor& buffer : decoder.buffers()) {
+    if (buffer.is_floating_point()) buffer.set_data(buffer.to(at::kDouble));
+  }
+}
+
+}  // namespace
+
+LayoutName parse_layout(const std::string& text) {
+  LayoutName layout{text};
+  std::string_view rest = text;
+  if (rest == "1") return layout;
+  layout.ep = take_size(rest, "ep");
+  layout.dp = take_size(rest, "dp");
+  if (text.empty() || !rest.empty() || layout.ep < 1 || layout.dp < 1) {
+    throw ConfigError("\"{}\" is not a layout; 1, ep4, dp2 or ep2dp2, for example", text);
+  }
+  return layout;
+}
+
+std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig& config,
+                                    const std::shared_ptr<const data::SampleSource>& source) {
+  const int64_t world_size = layout.world_size();
+  const int64_t micro = config.train.micro_batch_size / world_size;
+  if (config.train.micro_batch_size % world_size != 0) {
+    throw ConfigError(
+        "layout {}: train.micro_batch_size = {} (of all ranks together) is not a multiple of its "
+        "{} ranks",
+        layout.text, config.train.micro_batch_size, world_size);
+  }
+  if (config.decoder.moe.num_experts % layout.ep != 0) {
+    throw ConfigError("layout {}: moe.num_experts = {} is not a multiple of {}", layout.text,
+                      config.decoder.moe.num_experts, layout.ep);
+  }
+  OptimizerConfig settings = config.optimizer;
+  if (!config.float64) settings.adam_eps = std::max(settings.adam_eps, kFloat32Eps);
+  std::vector<TraceStep> trace(static_cast<size_t>(config.num_steps));
+  std::mutex mutex;
+  comm::ParallelConfig parallel;
+  parallel.expert_model_parallel_size = layout.ep;
+  comm::run_thread_ranks(world_size, parallel, [&](const comm::ParallelContext& context) {
+    at::set_num_threads(1);
+    model::DecoderConfig shape = config.decoder;
+    shape.parallel = context;
+    model::Decoder decoder(shape);
+    if (config.float64) to_float64(decoder);
+    const auto optimizer = make_optimizer(settings, named_parameters(decoder));
+    TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
+    data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
+                                   {.rank = context.rank, .num_ranks = world_size});
+    TrainerState state;
+    for (TraceStep& step : trace) {
+      const StepResult result = train_step.run(loader.next(), config.lr, state);
+      ++state.step;
+      const std::lock_guard lock(mutex);
+      step.loss = result.loss;
+      step.aux_loss = result.aux_loss;
+      step.grad_norm = result.grad_norm;
+      for (const auto& [name, value] :
+           global_state(named_parameters(decoder), model::first_expert(shape))) {
+        // Every rank's copy is looked at: one that has drifted off replaces the good ones.
+        const at::Tensor copy = value.detach().to(at::kDouble).clone();
+        const auto [place, is_new] = step.parameters.emplace(name, copy);
+        if (!is_new && !at::equal(place->second, copy)) {
+          place->second.fill_(std::numeric_limits<double>::quiet_NaN());
+        }
+      }
+    }
+  });
+  return trace;
+}
+
+TraceDifference compare_traces(const std::vector<TraceStep>& expected,
+                               const std::vector<TraceStep>& found, double tolerance) {
+  LOCUS_CHECK(expected.size() == found.size(), "{} and {} steps", expected.size(), found.size());
+  TraceDifference difference;
+  const auto look = [&](size_t step, const std::string& what, double apart) {
+    difference.largest = std::max(difference.largest, apart);
+    if (difference.step != 0 || apart <= tolerance) return;
+    difference.step = static_cast<int64_t>(step) + 1;
+    difference.what = what;
+    difference.relative = apart;
+  };
+  for (size_t i = 0; i < expected.size(); ++i) {
+    look(i, "loss", relative(expected[i].loss, found[i].loss));
+    look(i, "router loss", relative(expected[i].aux_loss, found[i].aux_loss));
+    look(i, "gradient norm", relative(expected[i].grad_norm, found[i].grad_norm));
+    for (const auto& [name, value] : expected[i].parameters) {
+      const auto other = found[i].parameters.find(name);
+      look(i, name,
+           other == found[i].parameters.end() ? std::numeric_limits<double>::infinity()
+                                              : relative(value, other->second));
+    }
+  }
+  return difference;
+}
+
+}  // namespace locus::train

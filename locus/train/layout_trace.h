@@ -1,0 +1,62 @@
+// The proof of a layout: the same steps on the same data from the same weights, on ranks that are
+// threads, and what they did, under global names. Two layouts that compute the same model leave the
+// same trace but for rounding.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "locus/comm/config.h"
+#include "locus/data/loader.h"
+#include "locus/model/decoder.h"
+#include "locus/train/config.h"
+
+namespace locus::train {
+
+// ep x dp ranks: experts over ep of them, dp such groups.
+struct LayoutName {
+  std::string text;
+  int64_t ep = 1;
+  int64_t dp = 1;
+  int64_t world_size() const { return ep * dp; }
+};
+
+// "1", "ep4", "dp2", "ep2dp2". ConfigError that shows the form.
+LayoutName parse_layout(const std::string& text);
+
+struct TraceConfig {
+  model::DecoderConfig decoder;  // parallel is the layout's
+  TrainConfig train;             // micro_batch_size: of all ranks together
+  OptimizerConfig optimizer;
+  double lr = 1e-3;
+  int64_t num_steps = 3;
+  bool float64 = true;
+};
+
+struct TraceStep {
+  double loss = 0, aux_loss = 0, grad_norm = 0;
+  // After the step; experts one by one, by their numbers in the layer.
+  std::map<std::string, at::Tensor> parameters;
+};
+
+// ConfigError where the micro-batch cannot be shared by the ranks of the layout.
+std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig& config,
+                                    const std::shared_ptr<const data::SampleSource>& source);
+
+struct TraceDifference {
+  double largest = 0;  // relative, over everything that was compared
+  int64_t step = 0;    // of the first one over the tolerance, from 1; 0: there is none
+  std::string what;    // "loss", "layers.1.moe.experts.3.up_proj", ...
+  double relative = 0;
+};
+
+// Relative to the larger of the two sizes (losses, norms), or to the largest value of the tensor.
+TraceDifference compare_traces(const std::vector<TraceStep>& expected,
+                               const std::vector<TraceStep>& found, double tolerance);
+
+}  // namespace locus::train

@@ -1,0 +1,108 @@
+#include "locus/train/layout_trace.h"
+
+#include <gtest/gtest.h>
+
+#include "locus/base/error.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/tiny_run.h"
+
+namespace locus::train {
+namespace {
+
+std::shared_ptr<const data::SampleSource> tiny_source(const test::TempFolder& folder) {
+  return std::make_shared<const data::SampleSource>(
+      std::vector{test::make_tiny_dataset(folder.path(), 4000)}, std::vector<double>{},
+      test::tiny_data_config(), 3);
+}
+
+// Everything random or limited that a router and a model have, two micro-batches a step.
+TraceConfig hard_config(const std::string& router) {
+  TraceConfig config;
+  config.decoder = test::tiny_decoder_config(router);
+  config.decoder.model.hidden_dropout = 0.1;
+  config.decoder.moe.router.capacity_factor = 1.0;
+  config.decoder.moe.router.z_loss_coeff = router == "hash" ? 0.0 : 0.001;
+  config.decoder.moe.shared_expert_intermediate_size = 16;
+  config.train.micro_batch_size = 4;
+  config.train.global_batch_size = 8;
+  return config;
+}
+
+class EveryLayout
+    : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {};
+
+TEST_P(EveryLayout, TrainsTheSameModelAsOneRank) {
+  const auto& [router, layout, scope] = GetParam();
+  const test::TempFolder folder;
+  const auto source = tiny_source(folder);
+  TraceConfig config = hard_config(router);
+  config.decoder.moe.router.aux_loss_scope = scope;
+  const auto expected = trace_layout(parse_layout("1"), config, source);
+  const auto found = trace_layout(parse_layout(layout), config, source);
+  const TraceDifference difference = compare_traces(expected, found, 1e-9);
+  EXPECT_EQ(difference.step, 0) << "step " << difference.step << ", " << difference.what << ": "
+                                << difference.relative;
+  EXPECT_GT(expected.front().grad_norm, 0);
+  // Bit for bit the second time.
+  EXPECT_EQ(compare_traces(found, trace_layout(parse_layout(layout), config, source), 0).largest,
+            0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Routers, EveryLayout,
+                         testing::Combine(testing::ValuesIn(moe::router_names()),
+                                          testing::Values("dp2", "ep2", "ep4", "ep2dp2"),
+                                          testing::Values("micro_batch")),
+                         [](const auto& one) {
+                           return std::get<0>(one.param) + "_" + std::get<1>(one.param) + "_" +
+                                  std::get<2>(one.param);
+                         });
+
+INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
+                         testing::Combine(testing::Values("top_k"), testing::Values("ep2dp2"),
+                                          testing::Values("sequence", "global_batch")),
+                         [](const auto& one) { return std::get<2>(one.param); });
+
+TEST(Layouts, AgreeWithRecomputationAndFloat32) {
+  const test::TempFolder folder;
+  const auto source = tiny_source(folder);
+  TraceConfig config = hard_config("top_k");
+  config.decoder.recompute = true;
+  config.float64 = false;
+  const auto expected = trace_layout(parse_layout("1"), config, source);
+  const TraceDifference difference =
+      compare_traces(expected, trace_layout(parse_layout("ep2dp2"), config, source), 2e-5);
+  EXPECT_EQ(difference.step, 0) << difference.what << ": " << difference.relative;
+}
+
+TEST(Layouts, AreReadFromTheirNames) {
+  EXPECT_EQ(parse_layout("ep4dp2").world_size(), 8);
+  EXPECT_EQ(parse_layout("dp3").ep, 1);
+  EXPECT_EQ(parse_layout("1").world_size(), 1);
+  for (const char* wrong : {"", "2", "ep", "ep0", "dp2ep2", "ep2 ", "ep-1", "ep2x"}) {
+    EXPECT_NE(test::error_of<ConfigError>([&] { parse_layout(wrong); }).find("is not a layout"),
+              std::string::npos)
+        << wrong;
+  }
+}
+
+TEST(CompareTraces, NameTheFirstThingThatDiffers) {
+  TraceStep step{1.0, 0.5, 2.0, {{"a", at::ones({2}, at::kDouble)}}};
+  std::vector<TraceStep> expected{step, step}, found{step, step};
+  EXPECT_EQ(compare_traces(expected, found, 0).largest, 0);
+  found[1].parameters["a"] = at::tensor({1.0, 1.25}, at::kDouble);
+  TraceDifference difference = compare_traces(expected, found, 1e-9);
+  EXPECT_EQ(difference.step, 2);
+  EXPECT_EQ(difference.what, "a");
+  EXPECT_DOUBLE_EQ(difference.relative, 0.25);
+  found[0].loss = std::nan("");
+  difference = compare_traces(expected, found, 1e-9);
+  EXPECT_EQ(difference.step, 1);
+  EXPECT_EQ(difference.what, "loss");
+  found[0] = step;
+  found[0].parameters.clear();
+  EXPECT_EQ(compare_traces(expected, found, 1e-9).step, 1);
+}
+
+}  // namespace
+}  // namespace locus::train
