@@ -14,7 +14,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import bench  # noqa: E402: the tree first
 
-THEMES = ("start", "moe_layer", "train_step", "generate", "tokenize", "loader", "checkpoint")
+THEMES = ("start", "moe_layer", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint")
 PEERS = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors")
 
 

@@ -109,6 +109,14 @@ Action add_verify(CLI::App& command) {
   return [options](std::ostream& out) { app::verify(*options, out); };
 }
 
+Action add_topology(CLI::App& command) {
+  auto options = std::make_shared<app::TopologyOptions>();
+  add_option(command, {"--backend", "transport: auto, gloo or mpi", "NAME"}, &options->backend);
+  add_option(command, {"--output", "also write what was found to this JSON file", "FILE"},
+             &options->output);
+  return [options](std::ostream& out) { app::topology(*options, out); };
+}
+
 void add_model(CLI::App& command, std::string* checkpoint, int64_t* num_threads,
                std::string* dtype) {
   const char* kModel = "Model";
@@ -306,6 +314,15 @@ constexpr CommandEntry kCommands[] = {
       --set moe.router.type=switch
 )",
      add_verify, true},
+    {"topology", "measure the links between the ranks of a job",
+     "Shows which rank is on which node, and measures latency and bandwidth within and between "
+     "nodes "
+     "by size of message, all ranks sending at once. Start it as you start the training.",
+     R"(Examples:
+  mpirun -n 8 locus topology --output cluster.json
+  srun -n 8 locus topology
+)",
+     add_topology, true},
     {"eval", "measure perplexity, bits per byte and accuracy by domain",
      "Measures perplexity, bits per byte and next-token accuracy of a trained model, in all and by "
      "domain.",

@@ -68,6 +68,7 @@ void wait_briefly() {
 
 void train(const TrainOptions&, std::ostream&) { hand_over(); }
 void verify(const VerifyOptions&, std::ostream&) { hand_over(); }
+void topology(const TopologyOptions&, std::ostream&) { hand_over(); }
 void eval(const EvalOptions&, std::ostream&) { hand_over(); }
 void generate(const GenerateOptions&, std::ostream&) { hand_over(); }
 void prepare(const data::PrepareConfig&, std::ostream&) { hand_over(); }

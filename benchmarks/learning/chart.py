@@ -73,6 +73,45 @@ def lines(title: str, x_label: str, y_label: str,
     return _svg(width, height, parts)
 
 
+def roofline(title: str, peak: float, bandwidth: float,
+             points: dict[str, tuple[float, float]]) -> str:
+    """Operations per second over operations per byte, both logarithmic, below the machine's two
+    limits; `points`: (operations per byte, operations per second)."""
+    width, height, left, right, top, bottom = 820, 460, 76, 24, 44, 52
+    x_low = math.floor(math.log10(min(x for x, _ in points.values())))
+    x_high = math.ceil(math.log10(max(max(x for x, _ in points.values()), peak / bandwidth)))
+    y_high = math.log10(peak) + 0.15
+    y_low = min(math.log10(min(y for _, y in points.values())), math.log10(bandwidth) + x_low) - 0.1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (left + (math.log10(x) - x_low) / (x_high - x_low) * (width - left - right),
+                height - bottom - (math.log10(y) - y_low) / (y_high - y_low) * (height - top - bottom))
+
+    parts = [_text(left, 24, title, more='font-weight="600"'),
+             _text((left + width - right) / 2, height - 12, "operations per byte", "middle"),
+             _text(16, height / 2, "GFLOP/s", "middle", f'transform="rotate(-90 16 {height / 2})"')]
+    for power in range(math.ceil(y_low), math.floor(y_high) + 1):
+        _, y = place(10 ** x_low, 10 ** power)
+        parts += [f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>',
+                  _text(left - 6, y + 4, f"{10 ** (power - 9):g}", "end")]
+    for power in range(x_low, x_high + 1):
+        parts.append(_text(place(10 ** power, peak)[0], height - bottom + 18, f"{10 ** power:g}", "middle"))
+    start = max(10 ** x_low, 10 ** y_low / bandwidth)
+    roof = [place(start, bandwidth * start), place(peak / bandwidth, peak), place(10 ** x_high, peak)]
+    parts.append('<path d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in roof)
+                 + '" fill="none" stroke="#333" stroke-width="2"/>')
+    parts.append(_text(roof[2][0], roof[2][1] - 8, f"{peak / 1e9:.0f} GFLOP/s", "end"))
+    parts.append(_text(roof[0][0] + 8, roof[0][1] - 14, f"{bandwidth / 1e9:.0f} GB/s"))
+    for i, (name, point) in enumerate(points.items()):
+        x, y = place(*point)
+        reach = min(peak, bandwidth * point[0])
+        end = x > width - right - 170
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>',
+                  _text(x + (-9 if end else 9), y + 4, f"{name}: {point[1] / reach:.0%}",
+                        "end" if end else "start")]
+    return _svg(width, height, parts)
+
+
 def shades(title: str, columns: list[str], rows: dict[str, list[float]], form: str = "{:+.2f}",
            note: str = "") -> str:
     """A table whose cells are blue below zero (better) and orange above it."""

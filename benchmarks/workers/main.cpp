@@ -3,8 +3,8 @@
 
 namespace locus::benchmarks {
 
-MakeWorker make_moe_layer, make_expert_gemms, make_square_product, make_train_step, make_generate,
-    make_loader, make_checkpoint;
+MakeWorker make_moe_layer, make_expert_gemms, make_square_product, make_train_step, make_step_part,
+    make_generate, make_loader, make_checkpoint;
 
 }  // namespace locus::benchmarks
 
@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
                    {"expert_gemms", "its bare matrix products", make_expert_gemms},
                    {"square_product", "one large matrix product", make_square_product},
                    {"train_step", "whole training steps", make_train_step},
+                   {"step_part", "one part of a step alone", make_step_part},
                    {"generate", "tokens one by one", make_generate},
                    {"loader", "batches out of a corpus", make_loader},
                    {"checkpoint", "saving and loading about 1 GB", make_checkpoint},

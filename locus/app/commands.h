@@ -32,6 +32,13 @@ struct VerifyOptions {
 };
 void verify(const VerifyOptions& options, std::ostream& out);
 
+// Nodes and ranks of the job that this process belongs to, with measured links; rank 0 speaks.
+struct TopologyOptions {
+  std::string backend = "auto";  // of the transport, as comm.backend
+  std::string output;            // JSON (docs/formats/topology.md); empty: none
+};
+void topology(const TopologyOptions& options, std::ostream& out);
+
 class LayoutsDiffer : public Error {
  public:
   explicit LayoutsDiffer(const std::string& layouts)

@@ -36,8 +36,11 @@ std::shared_ptr<comm::Transport> make_gloo(const cluster::Launch& launch, double
         launch.launcher);
   }
   const bool one_node = launch.local_world_size == launch.world_size;
-  comm::GlooSettings settings{
-      .rank = launch.rank, .world_size = launch.world_size, .timeout_s = timeout_s, .address = ""};
+  comm::GlooSettings settings{.rank = launch.rank,
+                              .world_size = launch.world_size,
+                              .timeout_s = timeout_s,
+                              .address = "",
+                              .start = launch.restarts};
   if (one_node) {
     settings.address = "127.0.0.1";
   } else if (std::getenv("GLOO_SOCKET_IFNAME") == nullptr) {

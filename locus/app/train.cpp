@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <ctime>
@@ -73,9 +74,10 @@ class TrainSession {
   void run(std::ostream& out);
 
  private:
-  void prepare(bool resume);
-  std::optional<train::CheckpointRef> find_checkpoint() const;
-  void load_checkpoint();
+  void prepare();
+  std::optional<int64_t> find_checkpoint() const;
+  void resume_from(std::optional<int64_t> step);
+  void load_checkpoint(const train::CheckpointRef& checkpoint);
   void load_initial_weights();
   void check_continuation(const train::CheckpointRef& checkpoint);
   void write_run_line(double peak_flops);
@@ -104,7 +106,19 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
     : config_(std::move(config)), parallel_(parallel), tokenizer_(std::move(tokenizer)) {
   comm::together(parallel_.world.get(),
                  [&] { folder_.emplace(config_.train.output_dir, resume, leads()); });
-  comm::together(parallel_.world.get(), [&] { prepare(resume); });
+  comm::together(parallel_.world.get(), [&] {
+    if (!fs::exists(folder_->path() / ".lock")) {
+      throw DataError(
+          "{}: rank {} on {} does not see what rank 0 has made there: all ranks need one "
+          "file system",
+          folder_->path().string(), parallel_.rank, cluster::host_name());
+    }
+    prepare();
+  });
+  if (resume) resume_from(find_checkpoint());
+  comm::together(parallel_.world.get(), [&] {
+    if (!resumed_step_ && !config_.checkpoint.initial_load_path.empty()) load_initial_weights();
+  });
   // A run that was killed before its first checkpoint keeps what it wrote, too.
   comm::together(parallel_.world.get(), [&] {
     if (!leads()) return;
@@ -115,8 +129,8 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   });
 }
 
-// Data, model, optimiser and what a checkpoint has of them.
-void TrainSession::prepare(bool resume) {
+// Data, model and optimiser.
+void TrainSession::prepare() {
   train_data_ =
       open_data(config_.data.train, "train", config_.data.train_weights, config_, *tokenizer_);
   train_data_->check_trainable();
@@ -138,8 +152,6 @@ void TrainSession::prepare(bool resume) {
   decoder_ = std::make_shared<model::Decoder>(shape);
   decoder_->to(device);
   optimizer_ = train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_));
-  if (resume) load_checkpoint();
-  if (!resumed_step_ && !config_.checkpoint.initial_load_path.empty()) load_initial_weights();
 }
 
 // One rank speaks on stderr; each has a file.
@@ -157,41 +169,50 @@ void TrainSession::write(const train::MetricLine& line) {
   if (metrics_) metrics_->write(line);
 }
 
-// One rank reads all checksums; the others take its word.
-std::optional<train::CheckpointRef> TrainSession::find_checkpoint() const {
+// The step of the newest intact one. One rank reads all checksums; the others take its word.
+std::optional<int64_t> TrainSession::find_checkpoint() const {
   std::optional<train::CheckpointRef> found;
-  if (leads()) found = train::newest_intact(folder_->checkpoints());
-  const std::string own = found ? std::to_string(found->step) : "";
-  const std::string step = comm::gather_texts(parallel_.world.get(), own).front();
-  if (step.empty()) return std::nullopt;
-  for (const train::CheckpointRef& one : train::list_checkpoints(folder_->checkpoints())) {
-    if (one.step == std::stoll(step)) return one;
-  }
-  throw DataError(
-      "{}: rank {} does not see the checkpoint of step {}: all ranks need one file system",
-      folder_->checkpoints().string(), parallel_.rank, step);
-}
-
-void TrainSession::load_checkpoint() {
-  const auto found = find_checkpoint();
-  if (!found) {
-    if (!train::list_checkpoints(folder_->checkpoints()).empty()) {
+  comm::together(parallel_.world.get(), [&] {
+    if (!leads()) return;
+    found = train::newest_intact(folder_->checkpoints());
+    if (found) {
+      write_file_atomic(folder_->checkpoints() / "latest", found->path.filename().string() + "\n");
+    } else if (!train::list_checkpoints(folder_->checkpoints()).empty()) {
       throw DataError(
           "{}: not one of its checkpoints is intact; move the folder away to begin anew",
           folder_->checkpoints().string());
     }
+  });
+  const std::string own = found ? std::to_string(found->step) : "";
+  const std::string step = comm::gather_texts(parallel_.world.get(), own).front();
+  return step.empty() ? std::nullopt : std::optional(std::stoll(step));
+}
+
+void TrainSession::resume_from(std::optional<int64_t> step) {
+  if (!step) {
     log::info("{} has no checkpoint: training starts from the beginning", folder_->path().string());
     return;
   }
-  check_continuation(*found);
-  if (leads()) {
-    write_file_atomic(folder_->checkpoints() / "latest", found->path.filename().string() + "\n");
-  }
-  train::load_model(*found, *decoder_);
-  train::load_optimizer(*found, *optimizer_, model::first_expert(decoder_->config()));
-  state_ = train::load_trainer_state(*found);
+  comm::together(parallel_.world.get(), [&] {
+    const auto all = train::list_checkpoints(folder_->checkpoints());
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const auto& one) { return one.step == *step; });
+    if (found == all.end()) {
+      throw DataError("{}: rank {} does not see the checkpoint of step {}",
+                      folder_->checkpoints().string(), parallel_.rank, *step);
+    }
+    load_checkpoint(*found);
+  });
+}
+
+void TrainSession::load_checkpoint(const train::CheckpointRef& checkpoint) {
+  check_continuation(checkpoint);
+  const model::DecoderConfig& shape = decoder_->config();
+  train::load_model(checkpoint, *decoder_);
+  train::load_optimizer(checkpoint, *optimizer_, model::first_expert(shape), shape.moe.num_experts);
+  state_ = train::load_trainer_state(checkpoint);
   resumed_step_ = state_.step;
-  log::info("continuing from {} (step {})", found->path.string(), state_.step);
+  log::info("continuing from {} (step {})", checkpoint.path.string(), state_.step);
 }
 
 // Weights alone: the optimiser and the steps begin anew.
@@ -285,8 +306,11 @@ train::TrainerSettings TrainSession::settings(double peak_flops) {
 }
 
 void TrainSession::run(std::ostream& out) {
-  const double peak = train::measure_matmul_rate(parse_dtype(config_.train.dtype),
-                                                 at::Device(config_.train.device));
+  // Of all ranks, measured at once: what they share they share here, too.
+  const double own_peak = train::measure_matmul_rate(parse_dtype(config_.train.dtype),
+                                                     at::Device(config_.train.device));
+  const double peak =
+      comm::sum_over(parallel_.world.get(), at::full({1}, own_peak, at::kDouble)).item<double>();
   log::info(
       "settings of this run\n{}training\n  {:<28}{}\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n"
       "  {:<28}{} of {} sequences\n"
@@ -298,9 +322,12 @@ void TrainSession::run(std::ostream& out) {
       train_data_->domain_names().size(), "measured matmul rate", short_number(peak / 1e9));
   write_run_line(peak);
   warn_of_losses(config_);
-  train::CheckpointWriter checkpoints(folder_->checkpoints(), config_.checkpoint, parallel_);
+  std::optional<train::CheckpointWriter> checkpoints;
+  comm::together(parallel_.world.get(), [&] {
+    checkpoints.emplace(folder_->checkpoints(), config_.checkpoint, parallel_);
+  });
   train::Trainer trainer(
-      {*decoder_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, checkpoints},
+      {*decoder_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, *checkpoints},
       settings(peak));
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   const train::TrainOutcome outcome = trainer.run(state_);
@@ -344,33 +371,48 @@ void dry_run(RunConfig config, std::ostream& out) {
   out << describe_model(config);
 }
 
+// Settings that are right for this many ranks. The ranks of a node see the same files and settings,
+// and cannot talk yet: one of them tells what is wrong.
+RunConfig checked_config(const TrainOptions& options, const cluster::Launch& launch) {
+  try {
+    RunConfig config = load_run_config(options.config, options.overrides);
+    validate(config);
+    validate_ranks(config, launch.world_size);
+    return config;
+  } catch (const Error& error) {
+    if (launch.local_rank == 0) throw;
+    throw comm::PeerError(launch.rank - launch.local_rank, error.exit_code());
+  }
+}
+
 }  // namespace
 
 void train(const TrainOptions& options, std::ostream& out) {
   const cluster::Launch launch = find_launch();
   if (launch.rank != 0) log::silence_stderr();
-  std::optional<RunConfig> config;
-  comm::ParallelContext parallel = comm::alone();
-  try {
-    config = load_run_config(options.config, options.overrides);
-    validate(*config);
-    if (options.dry_run) return dry_run(std::move(*config), out);
-    watch_signals();
-    validate_ranks(*config, launch.world_size);
-    parallel = connect_ranks(launch, config->parallel, config->comm);
-  } catch (const Error& error) {
-    // The ranks of a node see the same files and settings, and cannot talk yet: one of them tells.
-    if (launch.local_rank == 0) throw;
-    throw comm::PeerError(launch.rank - launch.local_rank, error.exit_code());
+  RunConfig config = checked_config(options, launch);
+  if (options.dry_run) {
+    if (launch.rank == 0) dry_run(std::move(config), out);
+    return;
   }
+  const comm::ParallelContext parallel = connect_ranks(launch, config.parallel, config.comm);
+  watch_signals();
   std::unique_ptr<data::Tokenizer> tokenizer;
   comm::together(parallel.world.get(), [&] {
-    const std::string path = tokenizer_path(config->data);
+    const std::string path = tokenizer_path(config.data);
     tokenizer = data::load_tokenizer(path);
-    check_initial_tokenizer(*config, *tokenizer, path);
-    settle_vocabulary(*config, *tokenizer, path);
+    check_initial_tokenizer(config, *tokenizer, path);
+    settle_vocabulary(config, *tokenizer, path);
   });
-  TrainSession(std::move(*config), std::move(tokenizer), options.resume, parallel).run(out);
+  try {
+    TrainSession(std::move(config), std::move(tokenizer), options.resume, parallel).run(out);
+  } catch (const Interrupted& end) {  // of all ranks alike
+    if (launch.rank == 0) throw;
+    throw comm::PeerError(0, end.exit_code());
+  } catch (const DivergedError& error) {
+    if (launch.rank == 0) throw;
+    throw comm::PeerError(0, error.exit_code());
+  }
 }
 
 }  // namespace locus::app

@@ -125,7 +125,7 @@ class GlooTransport : public Transport {
     const int64_t rank = found - ranks.begin();
     // Groups of one call may differ from rank to rank: their first member tells them apart.
     const auto store = c10::make_intrusive<c10d::PrefixStore>(
-        format("gloo/{}/{}", number, ranks.front()), store_->impl().store);
+        format("gloo/{}/{}/{}", settings_.start, number, ranks.front()), store_->impl().store);
     try {
       auto options = Gloo::Options::create(
           std::chrono::milliseconds(static_cast<int64_t>(settings_.timeout_s * 1e3)));

@@ -16,6 +16,8 @@ struct GlooSettings {
   // The address of this rank that the others can reach; empty: GLOO_SOCKET_IFNAME's, else that of
   // the host's name.
   std::string address;
+  // Sets apart the keys of one start of the job from those of another in the same store.
+  int64_t start = 0;
 };
 
 std::unique_ptr<Transport> make_gloo_transport(const GlooSettings& settings,

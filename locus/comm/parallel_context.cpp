@@ -4,6 +4,7 @@
 #include "locus/comm/collectives.h"
 
 namespace locus::comm {
+
 int64_t Layout::ep_rank(int64_t rank) const {
   return across_nodes ? rank / expert_data_parallel_size() : rank % expert_parallel_size;
 }
@@ -35,10 +36,8 @@ ParallelContext make_parallel_context(const ParallelConfig& config,
   context.transport = std::move(transport);
   const Layout layout{context.world_size, config.expert_model_parallel_size,
                       config.ep_placement == "across_nodes"};
-  if (context.world_size % layout.expert_parallel_size != 0) {
-    throw ConfigError("parallel.expert_model_parallel_size = {} does not divide the {} ranks",
-                      layout.expert_parallel_size, context.world_size);
-  }
+  LOCUS_CHECK(context.world_size % layout.expert_parallel_size == 0, "{} ranks, experts over {}",
+              context.world_size, layout.expert_parallel_size);
   context.ep_size = layout.expert_parallel_size;
   context.ep_rank = layout.ep_rank(context.rank);
   const auto group = [&](const std::string& name, const std::vector<int64_t>& ranks) {

@@ -51,7 +51,7 @@ struct ParallelContext {
 ParallelContext alone();
 
 // All ranks call it together; `transport` connects them, `host` is the name of this rank's node.
-// ConfigError when the sizes do not divide.
+// The sizes divide.
 ParallelContext make_parallel_context(const ParallelConfig& config,
                                       std::shared_ptr<Transport> transport,
                                       const std::string& host);

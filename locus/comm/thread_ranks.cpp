@@ -36,9 +36,12 @@ void run_thread_ranks(int64_t world_size, const ParallelConfig& config,
   for (int64_t r = 0; r < world_size; ++r) {
     threads.emplace_back([&, r] {
       try {
-        std::shared_ptr<Transport> transport = make_gloo_transport(
-            {.rank = r, .world_size = world_size, .timeout_s = timeout_s, .address = "127.0.0.1"},
-            store);
+        std::shared_ptr<Transport> transport = make_gloo_transport({.rank = r,
+                                                                    .world_size = world_size,
+                                                                    .timeout_s = timeout_s,
+                                                                    .address = "127.0.0.1",
+                                                                    .start = 0},
+                                                                   store);
         rank(make_parallel_context(config, transport, "thread ranks"));
       } catch (...) {
         errors[static_cast<size_t>(r)] = std::current_exception();

@@ -4,8 +4,15 @@
 #include <ATen/ops/full.h>
 
 #include <exception>
+#include <filesystem>
 
 namespace locus::comm {
+namespace {
+
+// What the program ends with for exceptions that carry no code of their own: cli/main.cpp.
+constexpr int64_t kInternalError = 1, kBadFile = 3;
+
+}  // namespace
 
 void together(ProcessGroup* world, const std::function<void()>& action) {
   if (world == nullptr) return action();
@@ -16,6 +23,12 @@ void together(ProcessGroup* world, const std::function<void()>& action) {
   } catch (const Error& error) {
     own = std::current_exception();
     code = error.exit_code();
+  } catch (const std::filesystem::filesystem_error&) {
+    own = std::current_exception();
+    code = kBadFile;
+  } catch (...) {
+    own = std::current_exception();
+    code = kInternalError;
   }
   const at::Tensor code_R = at::empty({world->size()}, at::kLong);
   world->all_gather(code_R, at::full({1}, code, at::kLong))->wait();

@@ -21,9 +21,9 @@ class PeerError : public Error {
   int exit_code_;
 };
 
-// Runs `action` on every rank of `world` (null: this one alone). Where it throws an Error, the
-// first such rank throws it on, all others throw PeerError. Other exceptions pass at once: the
-// peers then learn of it by the lost connection.
+// Runs `action` on every rank of `world` (null: this one alone). Where it throws, the first such
+// rank throws it on, all others throw PeerError. The action calls no collective: a rank that fails
+// comes to the next one of `world` too early, and would be taken for an answer.
 void together(ProcessGroup* world, const std::function<void()>& action);
 
 }  // namespace locus::comm

@@ -53,6 +53,7 @@ constexpr Curve<TrainPoint> kTimeParts[] = {
     {"data", &TrainPoint::time_data_s, false},
     {"forward", &TrainPoint::time_forward_s, false},
     {"backward", &TrainPoint::time_backward_s, false},
+    {"reduce", &TrainPoint::time_reduce_s, false},
     {"optimizer", &TrainPoint::time_optimizer_s, false},
     {"other", &TrainPoint::time_other_s, false},
 };

@@ -46,6 +46,7 @@ constexpr Number<TrainPoint> kTrainNumbers[] = {
     {"time_data_s", &TrainPoint::time_data_s},
     {"time_forward_s", &TrainPoint::time_forward_s},
     {"time_backward_s", &TrainPoint::time_backward_s},
+    {"time_reduce_s", &TrainPoint::time_reduce_s},
     {"time_optimizer_s", &TrainPoint::time_optimizer_s},
     {"time_other_s", &TrainPoint::time_other_s},
     {"skipped_steps", &TrainPoint::skipped_steps},

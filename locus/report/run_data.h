@@ -31,7 +31,8 @@ struct TrainPoint {
   double loss = kMissing, perplexity = kMissing, aux_loss = kMissing, lr = kMissing;
   double grad_norm = kMissing, tokens = kMissing, tokens_per_s = kMissing, flops_share = kMissing;
   double step_time_s = kMissing, time_data_s = kMissing, time_forward_s = kMissing;
-  double time_backward_s = kMissing, time_optimizer_s = kMissing, time_other_s = kMissing;
+  double time_backward_s = kMissing, time_reduce_s = kMissing, time_optimizer_s = kMissing;
+  double time_other_s = kMissing;
   double skipped_steps = kMissing, rss_bytes = kMissing;
 };
 

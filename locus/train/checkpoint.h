@@ -29,6 +29,8 @@ namespace locus::train {
 
 namespace fs = std::filesystem;
 
+inline constexpr int64_t kCheckpointVersion = 2;  // of the manifest
+
 // What the trainer itself has to remember.
 struct TrainerState {
   int64_t step = 0;    // finished steps
@@ -71,9 +73,10 @@ CheckpointRef resolve_checkpoint(const fs::path& path);
 NamedTensors global_state(const NamedTensors& state, int64_t first_expert);
 
 TrainerState load_trainer_state(const CheckpointRef& checkpoint);
-// Of the experts, those of this rank.
-void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
-                    int64_t first_expert = 0);
+// Of the `num_experts` of each layer, those from `first_expert` that the optimiser has; 0: it has
+// all.
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert = 0,
+                    int64_t num_experts = 0);
 void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder);
 
 class CheckpointWriter {

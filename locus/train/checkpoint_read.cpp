@@ -74,6 +74,10 @@ std::optional<std::string> checkpoint_damage(const fs::path& checkpoint, bool ch
   const fs::path manifest = checkpoint / "manifest.json";
   try {
     const json content = read_json(manifest);
+    if (const auto version = content.at("version").get<int64_t>(); version != kCheckpointVersion) {
+      throw DataError("{}: is of version {} of the format, this program reads version {}",
+                      manifest.string(), version, kCheckpointVersion);
+    }
     for (const auto& [name, entry] : content.at("files").items()) {
       if (fs::path(name).filename() != name) {
         throw DataError("{}: the file name {} leaves the folder", manifest.string(), name);
@@ -145,7 +149,27 @@ NamedTensors global_state(const NamedTensors& state, int64_t first_expert) {
   return out;
 }
 
-void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert) {
+namespace {
+
+// The name of the state of another expert as this rank's first one has it; the name itself where it
+// is no expert's, or of none of the layer.
+std::string as_first_expert(const std::string& name, int64_t first_expert, int64_t num_experts) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t begin = name.find(kExperts);
+  if (begin == std::string::npos) return name;
+  const size_t number = begin + kExperts.size();
+  const size_t end = name.find('.', number);
+  if (end == std::string::npos) return name;
+  int64_t expert = -1;
+  std::from_chars(name.data() + number, name.data() + end, expert);
+  if (expert < 0 || expert >= num_experts) return name;
+  return format("{}{}{}", name.substr(0, number), first_expert, name.substr(end));
+}
+
+}  // namespace
+
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert,
+                    int64_t num_experts) {
   std::vector<io::SafetensorsFile> files;
   for (const auto& entry : fs::directory_iterator(checkpoint.path)) {
     if (is_optimizer_file(entry.path().filename().string())) files.emplace_back(entry.path());
@@ -165,7 +189,10 @@ void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64
   }
   for (const io::SafetensorsFile& file : files) {
     for (const io::TensorView& view : file.tensors()) {
-      if (wanted.contains(view.name) || is_expert_parameter(view.name)) continue;
+      if (wanted.contains(view.name) ||
+          wanted.contains(as_first_expert(view.name, first_expert, num_experts))) {
+        continue;
+      }
       throw DataError("{}: holds {}, which this optimiser has not", file.path().string(),
                       view.name);
     }

@@ -244,7 +244,8 @@ void CheckpointWriter::commit(const Snapshot& snapshot, const fs::path& folder,
   for (const TextFile& text : snapshot.texts) {
     files[text.name] = write_text(folder / text.name, text.content);
   }
-  const json manifest = {{"version", 2}, {"step", snapshot.state.step}, {"files", files}};
+  const json manifest = {
+      {"version", kCheckpointVersion}, {"step", snapshot.state.step}, {"files", files}};
   write_text(folder / "manifest.json", manifest.dump(2) + "\n");
   sync_path(folder);
   const std::string name = folder_name(snapshot.state.step);
@@ -252,7 +253,11 @@ void CheckpointWriter::commit(const Snapshot& snapshot, const fs::path& folder,
   if (fs::exists(final)) remove_folder(final);  // a resumed run passes a step a second time
   rename_durable(folder, final);
   write_file_atomic(checkpoints_ / "latest", name + "\n");
-  prune(snapshot.state.step);
+  try {
+    prune(snapshot.state.step);
+  } catch (const std::exception& error) {  // the new one is safe
+    log::warning("an old checkpoint could not be removed: {}", error.what());
+  }
 }
 
 void CheckpointWriter::prune(int64_t newest_step) const {

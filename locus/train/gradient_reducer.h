@@ -24,14 +24,13 @@ class GradientReducer {
   GradientReducer(const NamedTensors& parameters, const comm::ParallelContext& parallel,
                   int64_t bucket_bytes = int64_t{25} << 20);
   ~GradientReducer();
+  GradientReducer(const GradientReducer&) = delete;  // the parameters' hooks point here
+  GradientReducer& operator=(const GradientReducer&) = delete;
 
   // Before the backward pass of the last micro-batch of a step: earlier ones only accumulate.
   void start();
   // After it: until all gradients are the sums over their ranks.
   void finish();
-
-  // Seconds that the last finish() has waited for the network.
-  double exposed_s() const { return exposed_s_; }
 
  private:
   struct Bucket;
@@ -42,7 +41,6 @@ class GradientReducer {
   std::vector<std::unique_ptr<Bucket>> buckets_;
   size_t next_ = 0;  // buckets set off in order, the same on all ranks
   bool active_ = false;
-  double exposed_s_ = 0.0;
 };
 
 }  // namespace locus::train

@@ -94,15 +94,19 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     at::set_num_threads(1);
     model::DecoderConfig shape = config.decoder;
     shape.parallel = context;
+    if (config.hooks.shape) config.hooks.shape(shape);
     model::Decoder decoder(shape);
     if (config.float64) to_float64(decoder);
+    if (config.hooks.model) config.hooks.model(context, decoder);
     const auto optimizer = make_optimizer(settings, named_parameters(decoder));
     TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size});
     TrainerState state;
     for (TraceStep& step : trace) {
-      const StepResult result = train_step.run(loader.next(), config.lr, state);
+      std::vector<data::Batch> batches = loader.next();
+      if (config.hooks.batches) config.hooks.batches(context, batches);
+      const StepResult result = train_step.run(batches, config.lr, state);
       ++state.step;
       const std::lock_guard lock(mutex);
       step.loss = result.loss;

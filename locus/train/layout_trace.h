@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,6 +30,13 @@ struct LayoutName {
 // "1", "ep4", "dp2", "ep2dp2". ConfigError that shows the form.
 LayoutName parse_layout(const std::string& text);
 
+// Where a test plants a fault, rank by rank: the proof has to find it. Empty: nothing.
+struct TraceHooks {
+  std::function<void(model::DecoderConfig&)> shape;
+  std::function<void(const comm::ParallelContext&, model::Decoder&)> model;
+  std::function<void(const comm::ParallelContext&, std::vector<data::Batch>&)> batches;
+};
+
 struct TraceConfig {
   model::DecoderConfig decoder;  // parallel is the layout's
   TrainConfig train;             // micro_batch_size: of all ranks together
@@ -36,6 +44,7 @@ struct TraceConfig {
   double lr = 1e-3;
   int64_t num_steps = 3;
   bool float64 = true;
+  TraceHooks hooks;
 };
 
 struct TraceStep {

@@ -103,16 +103,18 @@ void TrainStep::sum_over_ranks(StepResult& result) const {
   result.signal = received_signal();
   const auto& world = decoder_.config().parallel.world;
   if (world == nullptr) return;
-  // Signals travel along: whoever got one, all stop after the same step. SIGINT and SIGTERM are 2
-  // and 15; SIGTERM wins where both came.
-  const at::Tensor sum = comm::sum_over(
-      world.get(), at::tensor({result.loss, result.aux_loss, result.signal == SIGINT ? 1.0 : 0.0,
-                               result.signal == SIGTERM ? 1.0 : 0.0},
-                              at::kDouble));
+  // Signals travel along: whoever got one, all stop after the same step, of several the last one in
+  // this list.
+  constexpr int kSignals[] = {SIGHUP, SIGINT, SIGTERM};
+  std::vector<double> values{result.loss, result.aux_loss};
+  for (const int signal : kSignals) values.push_back(result.signal == signal ? 1.0 : 0.0);
+  const at::Tensor sum = comm::sum_over(world.get(), at::tensor(values, at::kDouble));
   const double* value = sum.const_data_ptr<double>();
-  result.loss = value[0];
-  result.aux_loss = value[1];
-  result.signal = value[3] > 0 ? SIGTERM : value[2] > 0 ? SIGINT : 0;
+  result.loss = *value++;
+  result.aux_loss = *value++;
+  for (const int signal : kSignals) {
+    if (*value++ > 0) result.signal = signal;
+  }
 }
 
 double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,

@@ -27,7 +27,7 @@ double seconds_since(Clock::time_point begin) {
 struct Trainer::Interval {
   int64_t steps = 0, aux_steps = 0, labels = 0, tokens = 0;
   double loss_sum = 0, aux_loss_sum = 0, grad_norm = 0;
-  double data_s = 0, forward_s = 0, backward_s = 0, optimizer_s = 0;
+  double data_s = 0, forward_s = 0, backward_s = 0, reduce_s = 0, optimizer_s = 0;
   double pause_s = 0;  // evaluation and checkpoints: not part of a step
   Clock::time_point begin = Clock::now();
 
@@ -45,6 +45,7 @@ struct Trainer::Interval {
     grad_norm = result.grad_norm;
     forward_s += result.forward_s;
     backward_s += result.backward_s;
+    reduce_s += result.reduce_s;
     optimizer_s += result.optimizer_s;
   }
   double loss() const { return labels > 0 ? loss_sum / static_cast<double>(labels) : std::nan(""); }
@@ -68,7 +69,8 @@ TrainOutcome Trainer::run(TrainerState state) {
   data::PrefetchingLoader loader(parts_.source, config.global_batch_size, config.micro_batch_size,
                                  state_.step, settings_.prefetch,
                                  {.rank = parallel.rank, .num_ranks = parallel.world_size});
-  ProgressBar bar("train", config.max_steps);
+  ProgressBar bar("train", config.max_steps,
+                  parallel.rank == 0 ? ProgressBar::Style::kAuto : ProgressBar::Style::kSilent);
   Interval interval;
   TrainOutcome outcome;
   outcome.reason = "finished";
@@ -140,8 +142,8 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
   const double wall_s = interval.wall_s();
   const double tokens_per_s = static_cast<double>(interval.tokens) / wall_s;
   const double flops_per_s = tokens_per_s * settings_.flops_per_token;
-  const double timed_s =
-      interval.data_s + interval.forward_s + interval.backward_s + interval.optimizer_s;
+  const double timed_s = interval.data_s + interval.forward_s + interval.backward_s +
+                         interval.reduce_s + interval.optimizer_s;
   MetricLine line("train", state_.step);
   line.set("loss", interval.loss())
       .set("perplexity", std::exp(interval.loss()))
@@ -157,6 +159,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
       .set("time_data_s", interval.data_s / steps)
       .set("time_forward_s", interval.forward_s / steps)
       .set("time_backward_s", interval.backward_s / steps)
+      .set("time_reduce_s", interval.reduce_s / steps)
       .set("time_optimizer_s", interval.optimizer_s / steps)
       .set("time_other_s", std::max(0.0, wall_s - timed_s) / steps)
       .set("skipped_steps", state_.skipped_steps)

@@ -30,7 +30,7 @@ def write_checkpoint(path):
     (folder / "trainer.json").write_text(json.dumps(state))
     files = {name: {"bytes": os.path.getsize(folder / name), "xxh128": "0" * 32}
              for name in sorted(os.listdir(folder))}
-    (folder / "manifest.json").write_text(json.dumps({"version": 1, "step": 7, "files": files}))
+    (folder / "manifest.json").write_text(json.dumps({"version": 2, "step": 7, "files": files}))
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ TEST(Checkpoint, AManifestThatNamesFilesOutsideItsFolderIsDamaged) {
   const fs::path checkpoint = folder.path() / "step_00000010";
   write_file_atomic(
       checkpoint / "manifest.json",
-      R"({"version": 1, "step": 10, "files": {"../latest": {"bytes": 14, "xxh128": ""}}})");
+      R"({"version": 2, "step": 10, "files": {"../latest": {"bytes": 14, "xxh128": ""}}})");
   const auto damage = checkpoint_damage(checkpoint, false);
   ASSERT_TRUE(damage.has_value());
   EXPECT_NE(damage->find("leaves the folder"), std::string::npos);

@@ -1,8 +1,13 @@
 #include "locus/train/layout_trace.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "locus/base/error.h"
+#include "locus/base/toml.h"
+#include "locus/moe/experts.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_run.h"
@@ -63,6 +68,25 @@ INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
                                           testing::Values("sequence", "global_batch")),
                          [](const auto& one) { return std::get<2>(one.param); });
 
+// One expert a rank, and tokens that leave some of them without a row.
+TEST(Layouts, AgreeWhereExpertsHaveNoRows) {
+  const test::TempFolder folder;
+  auto data = test::tiny_data_config(2);
+  const auto source = std::make_shared<const data::SampleSource>(
+      std::vector{test::make_tiny_dataset(folder.path(), 4000)}, std::vector<double>{}, data, 3);
+  for (const std::string& kernel : moe::expert_kernel_names()) {
+    TraceConfig config;
+    config.decoder = test::tiny_decoder_config("switch");
+    config.decoder.moe.experts = kernel;
+    config.train.micro_batch_size = config.train.global_batch_size = 4;
+    const auto expected = trace_layout(parse_layout("1"), config, source);
+    const TraceDifference difference =
+        compare_traces(expected, trace_layout(parse_layout("ep4"), config, source), 1e-9);
+    EXPECT_EQ(difference.step, 0) << kernel << ", " << difference.what << ": "
+                                  << difference.relative;
+  }
+}
+
 TEST(Layouts, AgreeWithRecomputationAndFloat32) {
   const test::TempFolder folder;
   const auto source = tiny_source(folder);
@@ -73,6 +97,73 @@ TEST(Layouts, AgreeWithRecomputationAndFloat32) {
   const TraceDifference difference =
       compare_traces(expected, trace_layout(parse_layout("ep2dp2"), config, source), 2e-5);
   EXPECT_EQ(difference.step, 0) << difference.what << ": " << difference.relative;
+}
+
+// What the proof is for: faults that training alone would hide.
+class PlantedFault : public testing::Test {
+ protected:
+  // What differs first when `layout` runs with the fault; "" where nothing does.
+  std::string first_difference(const TraceHooks& hooks, const std::string& layout = "ep2dp2") {
+    const test::TempFolder folder;
+    const auto source = tiny_source(folder);
+    TraceConfig config = hard_config("top_k");
+    const auto expected = trace_layout(parse_layout("1"), config, source);
+    config.hooks = hooks;
+    const TraceDifference difference =
+        compare_traces(expected, trace_layout(parse_layout(layout), config, source), 1e-9);
+    EXPECT_LE(difference.step, 1) << "not found in the first step";
+    return difference.what;
+  }
+};
+
+TEST_F(PlantedFault, NoneIsFoundWhereThereIsNone) { EXPECT_EQ(first_difference({}), ""); }
+
+TEST_F(PlantedFault, AWrongCombineWeightIsSeenInTheLoss) {
+  TraceHooks hooks;
+  hooks.shape = [](model::DecoderConfig& shape) {
+    read_toml("fault", "routed_scaling_factor = 1.01", {}, shape.router_options.fields());
+  };
+  EXPECT_EQ(first_difference(hooks), "loss");
+}
+
+TEST_F(PlantedFault, AnExpertsGradientWithoutItsFactorIsNamed) {
+  TraceHooks hooks;
+  hooks.model = [](const comm::ParallelContext& context, model::Decoder& decoder) {
+    if (context.rank != 3) return;
+    at::Tensor& weight = decoder.named_parameters()["layers.1.moe.experts.down_proj"];
+    weight.register_hook([](at::Tensor gradient) {
+      gradient = gradient.clone();
+      gradient[0].mul_(0.5);
+      return gradient;
+    });
+  };
+  // The norm differs first; without it, rank 3's first expert would be: number 2 of its layer.
+  EXPECT_EQ(first_difference(hooks), "gradient norm");
+}
+
+TEST_F(PlantedFault, DropoutThatIsTheSameOnAllRanksIsSeenInTheLoss) {
+  TraceHooks hooks;
+  hooks.batches = [](const comm::ParallelContext&, std::vector<data::Batch>& batches) {
+    for (data::Batch& batch : batches) {
+      std::iota(batch.global_sequence_index.begin(), batch.global_sequence_index.end(), 0);
+    }
+  };
+  EXPECT_EQ(first_difference(hooks), "loss");
+}
+
+TEST_F(PlantedFault, ABalanceLossOfEachRankAloneIsSeen) {
+  TraceHooks hooks;
+  hooks.shape = [](model::DecoderConfig& shape) { shape.moe.router.aux_loss_scope = "sequence"; };
+  EXPECT_EQ(first_difference(hooks), "router loss");
+}
+
+TEST_F(PlantedFault, ARankWhoseWeightsDriftOffIsNamed) {
+  TraceHooks hooks;
+  hooks.model = [](const comm::ParallelContext& context, model::Decoder& decoder) {
+    const at::NoGradGuard no_grad;
+    if (context.rank == 1) decoder.named_parameters()["norm.weight"].mul_(1 + 1e-3);
+  };
+  EXPECT_EQ(first_difference(hooks, "dp2"), "loss");
 }
 
 TEST(Layouts, AreReadFromTheirNames) {

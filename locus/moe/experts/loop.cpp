@@ -29,7 +29,14 @@ at::Tensor run_experts_loop(const at::Tensor& x_ND, const std::vector<int64_t>& 
         at::linear(active, of_expert(weights.down_EDF, e), of_expert(weights.down_bias_ED, e)));
     row += count;
   }
-  return out.empty() ? x_ND * 0 : at::cat(out);
+  if (!out.empty()) return at::cat(out);
+  // Without rows the weights take part all the same: their gradients are zero, not missing.
+  at::Tensor none = x_ND.sum();
+  for (const at::Tensor* weight :
+       {&weights.up_EUD, &weights.up_bias_EU, &weights.down_EDF, &weights.down_bias_ED}) {
+    if (weight->defined()) none = none + weight->sum().to(x_ND.scalar_type());
+  }
+  return at::zeros_like(x_ND) + none * 0;
 }
 
 }  // namespace locus::moe

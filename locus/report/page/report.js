@@ -223,7 +223,7 @@
     addCurveChart(
         parent, 'rss_bytes',
         {title: 'Resident memory', unit: 'bytes', format: formatCount, zero: true});
-    const names = ['data', 'forward', 'backward', 'optimizer', 'other'];
+    const names = ['data', 'forward', 'backward', 'optimizer', 'other', 'reduce'];
     runs.forEach((run, i) => {
       if (!run.stack.s) return;
       const parts =
