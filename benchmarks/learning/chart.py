@@ -102,13 +102,21 @@ def roofline(title: str, peak: float, bandwidth: float,
                  + '" fill="none" stroke="#333" stroke-width="2"/>')
     parts.append(_text(roof[2][0], roof[2][1] - 8, f"{peak / 1e9:.0f} GFLOP/s", "end"))
     parts.append(_text(roof[0][0] + 8, roof[0][1] - 14, f"{bandwidth / 1e9:.0f} GB/s"))
-    for i, (name, point) in enumerate(points.items()):
+    taken: list[tuple[float, float, float]] = []  # labels: from, to, height
+    for i, (name, point) in enumerate(sorted(points.items(), key=lambda item: item[1])):
         x, y = place(*point)
-        reach = min(peak, bandwidth * point[0])
-        end = x > width - right - 170
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>',
-                  _text(x + (-9 if end else 9), y + 4, f"{name}: {point[1] / reach:.0%}",
-                        "end" if end else "start")]
+        label = f"{name}: {point[1] / min(peak, bandwidth * point[0]):.0%}"
+        end = x > width / 2
+        span = (x - 9 - 7.5 * len(label), x - 9) if end else (x + 9, x + 9 + 7.5 * len(label))
+        down = 0
+        while any(span[0] < right_ and left_ < span[1] and abs(y + down - at) < 16
+                  for left_, right_, at in taken):
+            down += 17
+        taken.append((*span, y + down))
+        colour = COLOURS[i % len(COLOURS)]
+        parts += [f'<path d="M{x:.1f} {y:.1f}V{y + down:.1f}" stroke="{colour}"/>' * bool(down),
+                  f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>',
+                  _text(x - 9 if end else x + 9, y + down + 4, label, "end" if end else "start")]
     return _svg(width, height, parts)
 
 

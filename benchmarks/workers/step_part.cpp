@@ -147,25 +147,25 @@ Part make_loss(at::ScalarType type) {
           both_ways({x, weight}, f, at::ones({}))};
 }
 
-// Reads weight, gradient and both moments, writes three of them.
+// Reads weight, gradient and both moments, writes three of them: 1 GB, more than any cache.
 Part make_adamw(at::ScalarType /*type*/) {
-  const at::Tensor weight = leaf({4096, 4096}, at::kFloat);
-  weight.mutable_grad() = random({4096, 4096}, at::kFloat);
+  const at::Tensor weight = leaf({8192, 8192}, at::kFloat);
+  weight.mutable_grad() = random({8192, 8192}, at::kFloat);
   const std::shared_ptr<train::Optimizer> optimizer =
       train::make_optimizer({}, {{"weight", weight}});
   return {15.0 * static_cast<double>(weight.numel()), 7 * bytes_of({weight}),
           [=] { optimizer->step(1e-3, 1.0); }};
 }
 
-// The machine: bytes that a loop over memory moves.
-Part make_copy(at::ScalarType /*type*/) {
-  const at::Tensor from = random({1 << 26}, at::kFloat), to = at::empty_like(from);
-  return {0.0, 2 * bytes_of({from}), [=] { to.copy_(from); }};
+// The machine: bytes that a loop over memory moves, in place, on all threads.
+Part make_stream(at::ScalarType /*type*/) {
+  const at::Tensor x = random({1 << 28}, at::kFloat);
+  return {0.0, 2 * bytes_of({x}), [=] { x.mul_(-1.0); }};
 }
 
 const std::map<std::string, Part (*)(at::ScalarType)> kParts = {{"adamw", make_adamw},
                                                                 {"attention", make_attention},
-                                                                {"copy", make_copy},
+                                                                {"stream", make_stream},
                                                                 {"experts", make_experts},
                                                                 {"loss", make_loss},
                                                                 {"norm", make_norm},
