@@ -164,9 +164,11 @@ class Bench:
     """What a theme asks for: workers, measurements, rows."""
 
     def __init__(self, theme: str, build: pathlib.Path, python: str, repetitions: int = 7,
-                 warmup: int = 2):
+                 warmup: int = 2, fresh: bool = False, baseline: pathlib.Path | None = None):
+        """`fresh`, `baseline`: of the theme `cluster`."""
         self.theme, self.build, self.python = theme, build, python
         self.repetitions, self.warmup = repetitions, warmup
+        self.fresh, self.baseline = fresh, baseline
         self.scratch = ROOT / "runs" / "bench" / theme
         self.scratch.mkdir(parents=True, exist_ok=True)
 
@@ -175,11 +177,20 @@ class Bench:
         return str(self.build / "locus")
 
     def ours(self, name: str, worker: str, **settings) -> Worker:
-        program = self.build / "locus_bench"
+        return Worker(name, [self._built("locus_bench"), worker, *_pairs(settings)], "locus")
+
+    def ranks(self, name: str, launcher: list[str], worker: str, **settings) -> Worker:
+        """Several processes with one thread each; the launcher connects us with the first."""
+        program = self._built("locus_bench_ranks")
+        return Worker(name, ["env", "OMP_NUM_THREADS=1", *launcher, program, worker, *_pairs(settings)],
+                      "locus")
+
+    def _built(self, name: str) -> str:
+        program = self.build / name
         if not program.exists():
             raise SystemExit(f"{program} is not there: `make bench` builds it "
                              "(cmake -DLOCUS_BENCHMARKS=ON, target locus_bench)")
-        return Worker(name, [str(program), worker, *_pairs(settings)], "locus")
+        return str(program)
 
     def peer(self, name: str, module: str, malloc: str = "default", **settings) -> Worker:
         command = [self.python, "-m", f"benchmarks.peers.{module}", *_pairs(settings)]

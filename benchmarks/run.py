@@ -15,6 +15,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import bench  # noqa: E402: the tree first
 
 THEMES = ("start", "moe_layer", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint")
+# Of many ranks: run only when named, so that all the others together stay within their time.
+NAMED_THEMES = ("exchange", "cluster")
 PEERS = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors")
 
 
@@ -46,17 +48,22 @@ def header(build: pathlib.Path, python: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--theme", help=f"one of them alone: {', '.join(THEMES)}")
+    parser.add_argument("--theme", help=f"one of them alone: {', '.join(THEMES)}; "
+                        f"only when named: {', '.join(NAMED_THEMES)}")
     parser.add_argument("--build", default="build", help="folder of locus and locus_bench")
     parser.add_argument("--python", default=find_python(), help="interpreter that has the peers")
     parser.add_argument("--repetitions", type=int, default=7, help="rounds after the warm-up")
+    parser.add_argument("--fresh", action="store_true",
+                        help="cluster: forget what earlier starts have measured")
+    parser.add_argument("--baseline", type=pathlib.Path,
+                        help="cluster: folder of an older locus, to compare one rank with")
     parser.add_argument("--goals", action="store_true", help="only print the rows that are stored")
     arguments = parser.parse_args()
     if arguments.goals:
         print(bench.table(bench.read_rows()))
         return 0
-    if arguments.theme and arguments.theme not in THEMES:
-        parser.error(f"no theme {arguments.theme}; known: {', '.join(THEMES)}")
+    if arguments.theme and arguments.theme not in THEMES + NAMED_THEMES:
+        parser.error(f"no theme {arguments.theme}; known: {', '.join(THEMES + NAMED_THEMES)}")
 
     build = pathlib.Path(arguments.build).resolve()
     print(header(build, arguments.python), flush=True)
@@ -65,7 +72,8 @@ def main() -> int:
         begin = time.monotonic()
         theme = importlib.import_module(f"benchmarks.themes.{name}")
         try:
-            rows = theme.run(bench.Bench(name, build, arguments.python, arguments.repetitions))
+            rows = theme.run(bench.Bench(name, build, arguments.python, arguments.repetitions,
+                                         fresh=arguments.fresh, baseline=arguments.baseline))
         except RuntimeError as error:  # a worker failed: the other themes are none the worse
             bench.note(f"{name}: {error}\n{name}: its stored rows stay as they were")
             failed.append(name)

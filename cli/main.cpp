@@ -34,15 +34,6 @@ void run(const locus::cli::Request& request) {
   }
 }
 
-// A message of several lines is a list of problems.
-void print_error(std::string_view kind, const std::string& message) {
-  locus::ProgressBar::clear_line();
-  std::string text;
-  for (const char c : message) text += c == '\n' ? std::string("\n  ") : std::string(1, c);
-  std::cerr << "locus: " << kind << (text.size() > message.size() ? ":\n  " : ": ") << text
-            << std::endl;
-}
-
 int run_guarded(std::vector<std::string> arguments) {
   try {
     const auto request =
@@ -58,15 +49,15 @@ int run_guarded(std::vector<std::string> arguments) {
     std::cerr << "locus: " << end.what() << std::endl;
     return end.exit_code();
   } catch (const locus::Error& error) {
-    if (!error.is_told_elsewhere()) print_error("error", error.what());
+    if (!error.is_told_elsewhere()) locus::print_error("error", error.what());
     return error.exit_code();
   } catch (const std::filesystem::filesystem_error& error) {
-    print_error("error", error.what());  // a path that cannot be looked at: no fault of ours
+    locus::print_error("error", error.what());  // a path that cannot be looked at: no fault of ours
     return kBadFile;
   } catch (const std::bad_alloc&) {
-    print_error("error", "out of memory");
+    locus::print_error("error", "out of memory");
   } catch (const std::exception& error) {
-    print_error("internal error", error.what());
+    locus::print_error("internal error", error.what());
   }
   return kInternalError;
 }

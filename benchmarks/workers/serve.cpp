@@ -62,6 +62,10 @@ int serve(int argc, char** argv, const std::vector<WorkerEntry>& entries) {
       cli::keep_freed_memory();
       app::set_threads(at::get_num_threads());
       const Worker worker = entry.make({arguments.begin() + 1, arguments.end()});
+      if (worker.follow) {
+        worker.follow();
+        return 0;
+      }
       Report ready{{"ready", 1.0},
                    {"libtorch", LOCUS_LIBTORCH_VERSION},
                    {"threads", static_cast<double>(at::get_num_threads())}};

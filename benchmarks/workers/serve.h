@@ -24,6 +24,8 @@ using Report = std::vector<std::pair<std::string, std::variant<double, std::stri
 struct Worker {
   Report facts;
   std::function<Report()> run;
+  // Of several ranks, all but the first: what they do until the first has come to its end.
+  std::function<void()> follow = nullptr;
 };
 
 using MakeWorker = Worker(const std::vector<std::string>& settings);

@@ -34,6 +34,19 @@ std::string scaled(double value, double base, const std::array<const char*, 5>& 
                     : format("{:.1f}{}", value, units[unit]);
 }
 
+// From all of the model to what one rank has of it.
+void share_over_ranks(model::TrainingMemory& memory, const model::ParameterCount& count,
+                      const comm::ParallelConfig& parallel, int64_t num_ranks) {
+  const auto all = static_cast<double>(count.total());
+  const double own_experts =
+      static_cast<double>(count.experts) / static_cast<double>(parallel.expert_model_parallel_size);
+  const double own = (all - static_cast<double>(count.experts) + own_experts) / all;
+  memory.weights *= own;
+  memory.gradients *= own;
+  memory.optimizer *=
+      parallel.use_distributed_optimizer ? 1.0 / static_cast<double>(num_ranks) : own;
+}
+
 }  // namespace
 
 std::string short_number(double value) { return scaled(value, 1000, {"", "K", "M", "G", "T"}); }
@@ -42,7 +55,7 @@ std::string short_bytes(double bytes) {
   return scaled(bytes, 1024, {" B", " KiB", " MiB", " GiB", " TiB"});
 }
 
-std::string describe_model(const RunConfig& config) {
+std::string describe_model(const RunConfig& config, int64_t num_ranks) {
   const auto number = [](auto value) { return short_number(static_cast<double>(value)); };
   const model::ModelConfig& m = config.model;
   const model::ParameterCount count = model::count_parameters(m, config.moe);
@@ -76,10 +89,12 @@ std::string describe_model(const RunConfig& config) {
   out += "FLOPs per token\n";
   out += row("forward, training", short_number(forward) + ", " + short_number(3 * forward));
   const int64_t compute_bytes = config.train.dtype == "bfloat16" ? 2 : 4;
-  const model::TrainingMemory memory =
+  model::TrainingMemory memory =
       model::estimate_memory(m, config.moe, config.train.micro_batch_size,
                              config.data.sequence_length, compute_bytes, config.train.recompute);
-  out += "memory for training (estimate)\n";
+  share_over_ranks(memory, count, config.parallel, num_ranks);
+  out += num_ranks == 1 ? "memory for training (estimate)\n"
+                        : format("memory for training of each of {} ranks (estimate)\n", num_ranks);
   out +=
       row("weights, gradients", short_bytes(memory.weights) + ", " + short_bytes(memory.gradients));
   out += row("optimiser state", short_bytes(memory.optimizer));

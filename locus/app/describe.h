@@ -7,8 +7,9 @@
 
 namespace locus::app {
 
-// Model, parameters by part, FLOPs per token and estimated memory by kind. Allocates nothing.
-std::string describe_model(const RunConfig& config);
+// Model, parameters by part, FLOPs per token and estimated memory of each of `num_ranks` ranks by
+// kind. Allocates nothing.
+std::string describe_model(const RunConfig& config, int64_t num_ranks = 1);
 
 // "17.8M", "1.30G".
 std::string short_number(double value);

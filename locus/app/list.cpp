@@ -8,6 +8,7 @@
 #include "locus/base/error.h"
 #include "locus/base/toml.h"
 #include "locus/model/family.h"
+#include "locus/moe/exchange.h"
 #include "locus/moe/experts.h"
 #include "locus/moe/router.h"
 #include "locus/train/lr_schedule.h"
@@ -28,6 +29,7 @@ Rows rows_of(const Entries& entries) {
 Rows list_routers() { return rows_of(moe::router_entries()); }
 Rows list_families() { return rows_of(model::family_entries()); }
 Rows list_experts() { return rows_of(moe::expert_kernel_entries()); }
+Rows list_exchanges() { return rows_of(moe::exchange_entries()); }
 Rows list_optimizers() { return rows_of(train::optimizer_entries()); }
 Rows list_schedules() { return rows_of(train::lr_schedule_entries()); }
 
@@ -50,6 +52,8 @@ constexpr ListEntry kLists[] = {
     {"presets", "shapes of public models: model.preset", list_presets},
     {"families", "architectures whose tensor names checkpoints use", list_families},
     {"experts", "kernels of the experts: moe.experts", list_experts},
+    {"exchanges", "how tokens travel to experts of other ranks: parallel.exchange.type",
+     list_exchanges},
     {"optimizers", "how weights are updated: optimizer.type", list_optimizers},
     {"schedules", "learning rate over time: lr_schedule.type", list_schedules},
 };

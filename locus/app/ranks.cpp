@@ -1,12 +1,28 @@
 #include "locus/app/ranks.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
 #include <cstdlib>
+#include <iterator>
+#include <mutex>
+#include <numeric>
+#include <sstream>
+#include <thread>
 
 #include "locus/base/error.h"
 #include "locus/cluster/address.h"
+#include "locus/comm/collectives.h"
+#include "locus/comm/emulated.h"
 #include "locus/comm/gloo.h"
 #include "locus/comm/mpi.h"
 #include "locus/comm/store.h"
+#include "locus/comm/together.h"
+#include "locus/comm/watchdog.h"
+#include "locus/comm/watched.h"
 
 namespace locus::app {
 namespace {
@@ -29,26 +45,162 @@ std::string choose_backend(const cluster::Launch& launch, const std::string& wan
   return wanted;
 }
 
-std::shared_ptr<comm::Transport> make_gloo(const cluster::Launch& launch, double timeout_s) {
+bool has_one_node(const cluster::Launch& launch) {
+  return launch.local_world_size == launch.world_size;
+}
+
+// How the ranks of a job are connected.
+struct Connection {
+  std::shared_ptr<comm::Transport> transport;
+  std::shared_ptr<comm::Store> store;  // for the watchdog
+};
+
+// On a port that the system chooses.
+std::shared_ptr<comm::Store> serve_store(double timeout_s) {
+  return comm::make_tcp_store("127.0.0.1", 0, true, timeout_s);
+}
+
+// Where the others reach it: the port, and the addresses of this machine.
+std::string place_of(const comm::Store& store, const cluster::Launch& launch) {
+  std::string text = std::to_string(store.port());
+  if (has_one_node(launch)) return text + " 127.0.0.1";
+  for (const std::string& address : cluster::own_addresses()) text += " " + address;
+  return text;
+}
+
+std::shared_ptr<comm::Store> join_store(const std::string& place, double timeout_s) {
+  std::istringstream words(place);
+  int64_t port = 0;
+  words >> port;
+  const std::vector<std::string> addresses{std::istream_iterator<std::string>(words), {}};
+  return comm::make_tcp_store(cluster::first_to_answer(addresses, port, timeout_s), port, false,
+                              timeout_s);
+}
+
+Connection connect_by_gloo(const cluster::Launch& launch, double timeout_s) {
   if (launch.master_port == 0) {
     throw ConfigError(
         "{} does not say where the ranks meet; export MASTER_ADDR and MASTER_PORT to all of them",
         launch.launcher);
   }
-  const bool one_node = launch.local_world_size == launch.world_size;
   comm::GlooSettings settings{.rank = launch.rank,
                               .world_size = launch.world_size,
                               .timeout_s = timeout_s,
                               .address = "",
                               .start = launch.restarts};
-  if (one_node) {
+  if (has_one_node(launch)) {
     settings.address = "127.0.0.1";
   } else if (std::getenv("GLOO_SOCKET_IFNAME") == nullptr) {
     settings.address = cluster::address_towards(launch.master_addr, launch.master_port);
   }
   const bool serves = launch.rank == 0 && !launch.agent_has_store;
-  return comm::make_gloo_transport(
-      settings, comm::make_tcp_store(launch.master_addr, launch.master_port, serves, timeout_s));
+  const auto store =
+      comm::make_tcp_store(launch.master_addr, launch.master_port, serves, timeout_s);
+  return {comm::make_gloo_transport(settings, store), store->another_connection()};
+}
+
+// MPI has no store: rank 0 serves one, and says over MPI where.
+Connection connect_by_mpi(const cluster::Launch& launch, double timeout_s) {
+  const std::shared_ptr<comm::Transport> transport = comm::make_mpi_transport(timeout_s);
+  std::vector<int64_t> all(static_cast<size_t>(launch.world_size));
+  std::iota(all.begin(), all.end(), 0);
+  const auto group = transport->make_group("store", all);
+  std::shared_ptr<comm::Store> store;
+  std::string place;
+  comm::together(group.get(), [&] {
+    if (launch.rank != 0) return;
+    store = serve_store(timeout_s);
+    place = place_of(*store, launch);
+  });
+  place = comm::gather_texts(group.get(), place).front();
+  comm::together(group.get(), [&] {
+    if (launch.rank != 0) store = join_store(place, timeout_s);
+  });
+  return {transport, store};
+}
+
+// The last rank serves another store: what the ranks say of themselves outlives the first.
+std::shared_ptr<comm::Store> make_second_store(const cluster::Launch& launch, comm::Store& first,
+                                               double timeout_s) {
+  const std::string key = format("second_store/{}", launch.restarts);
+  if (launch.rank != launch.world_size - 1) return join_store(first.get(key, timeout_s), timeout_s);
+  const auto store = serve_store(timeout_s);
+  first.set(key, place_of(*store, launch));
+  return store;
+}
+
+std::shared_ptr<comm::Watchdog> make_watchdog(const cluster::Launch& launch,
+                                              const std::string& host, double timeout_s,
+                                              const std::shared_ptr<comm::Store>& first) {
+  comm::WatchdogSettings settings{.rank = launch.rank,
+                                  .world_size = launch.world_size,
+                                  .host = host,
+                                  .timeout_s = timeout_s,
+                                  .start = launch.restarts};
+  settings.tell = [](const std::string& message) { print_error("error", message); };
+  settings.end = [] { ::_exit(CommError("").exit_code()); };
+  return std::make_shared<comm::Watchdog>(
+      settings, std::vector{first, make_second_store(launch, *first, timeout_s)});
+}
+
+// Ends the process where the ranks do not meet in time: what has a deadline in a run has none yet
+// (MPI's start).
+class StartGuard {
+ public:
+  StartGuard(const cluster::Launch& launch, double timeout_s)
+      : thread_([this, launch, timeout_s] {
+          std::unique_lock lock(mutex_);
+          const std::chrono::duration<double> time(timeout_s + kStartGrace_s + turn_s(launch.rank));
+          if (met_.wait_for(lock, time, [this] { return has_ended_; })) return;
+          print_error("error", format("rank {} on {}: the {} ranks have not met within {} s; one "
+                                      "has not started, or is stuck",
+                                      launch.rank, launch.host, launch.world_size, timeout_s));
+          ::_exit(CommError("").exit_code());
+        }) {}
+  ~StartGuard() {
+    {
+      const std::lock_guard lock(mutex_);
+      has_ended_ = true;
+    }
+    met_.notify_all();
+    thread_.join();
+  }
+  StartGuard(const StartGuard&) = delete;
+  StartGuard& operator=(const StartGuard&) = delete;
+
+  // Ranks that cannot talk yet fail one after the other: launchers end all when the first has.
+  static double turn_s(int64_t rank) { return kTurn_s * static_cast<double>(std::min(rank, kTurns)); }
+
+ private:
+  static constexpr double kStartGrace_s = 5.0, kTurn_s = 0.3;
+  static constexpr int64_t kTurns = 20;
+
+  std::mutex mutex_;
+  std::condition_variable met_;
+  bool has_ended_ = false;
+  std::thread thread_;
+};
+
+Connection connect(const cluster::Launch& launch, const comm::CommConfig& config) {
+  const bool by_mpi = choose_backend(launch, config.backend) == "mpi";
+  try {
+    return by_mpi ? connect_by_mpi(launch, config.timeout_s)
+                  : connect_by_gloo(launch, config.timeout_s);
+  } catch (const CommError&) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(StartGuard::turn_s(launch.rank)));
+    throw;
+  }
+}
+
+// Emulated links on top of real ones would be neither. One rank says so: no group is there yet.
+void check_emulation(const cluster::Launch& launch, const comm::EmulateConfig& config) {
+  if (config.nodes == 0 || launch.local_world_size == launch.world_size) return;
+  const ConfigError error(
+      "comm.emulate.nodes = {} deals the ranks of one machine to emulated nodes, but {} has "
+      "started them on several machines ({} of {} on {}): set it to 0",
+      config.nodes, launch.launcher, launch.local_world_size, launch.world_size, launch.host);
+  if (launch.rank != 0) throw comm::PeerError(0, error.exit_code());
+  throw error;
 }
 
 }  // namespace
@@ -59,15 +211,24 @@ cluster::Launch find_launch() {
 
 comm::ParallelContext connect_ranks(const cluster::Launch& launch,
                                     const comm::ParallelConfig& parallel,
-                                    const comm::CommConfig& config) {
+                                    const comm::CommConfig& config,
+                                    const std::vector<comm::Agreement>& in_common) {
   if (launch.world_size == 1) return comm::alone();
-  std::shared_ptr<comm::Transport> transport;
-  if (choose_backend(launch, config.backend) == "mpi") {
-    transport = comm::make_mpi_transport(config.timeout_s);
-  } else {
-    transport = make_gloo(launch, config.timeout_s);
+  check_emulation(launch, config.emulate);
+  // A peer that has gone is an error of ours, not the end of this process.
+  std::signal(SIGPIPE, SIG_IGN);
+  const StartGuard guard(launch, config.timeout_s);
+  Connection connection = connect(launch, config);
+  std::string host = launch.host;
+  if (config.emulate.nodes != 0) {
+    connection.transport =
+        comm::make_emulated_transport(std::move(connection.transport), config.emulate);
+    host = comm::emulated_host(config.emulate, launch.rank, launch.world_size);
   }
-  return comm::make_parallel_context(parallel, transport, launch.host);
+  auto watchdog = make_watchdog(launch, host, config.timeout_s, connection.store);
+  auto transport = comm::make_watched_transport(std::move(connection.transport), watchdog);
+  return comm::make_parallel_context(parallel, std::move(transport), host, std::move(watchdog),
+                                     in_common);
 }
 
 }  // namespace locus::app

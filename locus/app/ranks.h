@@ -1,7 +1,10 @@
 // From a launcher's environment to connected ranks.
 #pragma once
 
+#include <vector>
+
 #include "locus/cluster/launch.h"
+#include "locus/comm/agreement.h"
 #include "locus/comm/config.h"
 #include "locus/comm/parallel_context.h"
 
@@ -11,9 +14,11 @@ namespace locus::app {
 cluster::Launch find_launch();
 
 // Connects the ranks of a job and makes their groups; a single process gets comm::alone().
-// ConfigError for a back end that is not there, CommError when the ranks do not meet in time.
+// ConfigError for a back end that is not there, and where the ranks do not have `in_common` in
+// common; CommError when they do not meet in time.
 comm::ParallelContext connect_ranks(const cluster::Launch& launch,
                                     const comm::ParallelConfig& parallel,
-                                    const comm::CommConfig& config);
+                                    const comm::CommConfig& config,
+                                    const std::vector<comm::Agreement>& in_common = {});
 
 }  // namespace locus::app

@@ -11,6 +11,7 @@
 #include "locus/base/file.h"
 #include "locus/base/toml.h"
 #include "locus/model/family.h"
+#include "locus/moe/exchange.h"
 #include "locus/moe/experts.h"
 #include "locus/moe/router.h"
 #include "locus/train/lr_schedule.h"
@@ -153,6 +154,19 @@ bool is_device(const std::string& name) {
          std::all_of(index.begin(), index.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
+void check_emulation(const comm::EmulateConfig& emulate, Problems& out) {
+  out.not_negative("comm.emulate.nodes", static_cast<double>(emulate.nodes));
+  for (const auto& [key, value] : {std::pair("latency_us", emulate.latency_us),
+                                   std::pair("intra_latency_us", emulate.intra_latency_us)}) {
+    out.add_if(!(value >= 0 && value <= 1e6), "comm.emulate.{} = {} must be 0 to 1e6", key, value);
+  }
+  for (const auto& [key, value] : {std::pair("gbit_per_s", emulate.gbit_per_s),
+                                   std::pair("intra_gbit_per_s", emulate.intra_gbit_per_s)}) {
+    out.add_if(value != 0 && !(value >= 1e-3 && value <= 1e6),
+               "comm.emulate.{} = {} must be 0 (takes no time) or 1e-3 to 1e6", key, value);
+  }
+}
+
 void check_training(const RunConfig& config, Problems& out) {
   const train::TrainConfig& train = config.train;
   out.add_if(train.output_dir.empty(), "train.output_dir must name a folder");
@@ -166,9 +180,19 @@ void check_training(const RunConfig& config, Problems& out) {
   out.positive("parallel.expert_model_parallel_size", config.parallel.expert_model_parallel_size);
   out.one_of("parallel.ep_placement", config.parallel.ep_placement,
              {"within_node", "across_nodes"});
+  out.not_negative("parallel.ranks_per_node", static_cast<double>(config.parallel.ranks_per_node));
+  std::vector<std::string> exchanges = moe::exchange_names();
+  exchanges.insert(exchanges.begin(), "auto");
+  out.one_of("parallel.exchange.type", config.parallel.exchange.type, exchanges);
+  out.one_of("parallel.exchange.wire_dtype", config.parallel.exchange.wire_dtype,
+             {"auto", "float32", "bfloat16"});
+  out.add_if(config.parallel.exchange.chunks < 0 || config.parallel.exchange.chunks > 64,
+             "parallel.exchange.chunks = {} must be 0 (chosen) to 64",
+             config.parallel.exchange.chunks);
   out.one_of("comm.backend", config.comm.backend, {"auto", "gloo", "mpi", "nccl"});
   out.add_if(!(config.comm.timeout_s > 0 && config.comm.timeout_s < 1e6),
              "comm.timeout_s = {} must be over 0 and below 1e6", config.comm.timeout_s);
+  check_emulation(config.comm.emulate, out);
   out.one_of("train.dtype", train.dtype, {"float32", "bfloat16"});
   out.add_if(!is_device(train.device),
              "train.device = \"{}\" is not a device; cpu, cuda or cuda:<n>", train.device);
@@ -313,6 +337,15 @@ void validate_ranks(const RunConfig& config, int64_t world_size) {
   out.add_if(world_size % ep != 0,
              "parallel.expert_model_parallel_size = {} does not divide the {} {}", ep, world_size,
              world_size == 1 ? "rank (start more by mpirun, srun or torchrun)" : "ranks");
+  const int64_t nodes = config.comm.emulate.nodes;
+  out.add_if(nodes > 0 && world_size % nodes != 0,
+             "comm.emulate.nodes = {} does not divide the {} {}", nodes, world_size,
+             world_size == 1 ? "rank (start more by mpirun, srun or torchrun)" : "ranks");
+  out.add_if(
+      nodes > 0 && parallel.ranks_per_node > 0 && nodes * parallel.ranks_per_node != world_size,
+      "comm.emulate.nodes = {} contradicts parallel.ranks_per_node = {} with {} ranks: leave "
+      "one of them out",
+      nodes, parallel.ranks_per_node, world_size);
   out.add_if(ep > 1 && config.moe.num_experts % ep != 0,
              "parallel.expert_model_parallel_size = {} does not divide moe.num_experts = {}", ep,
              config.moe.num_experts);

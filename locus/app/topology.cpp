@@ -8,6 +8,7 @@
 
 #include "locus/app/commands.h"
 #include "locus/app/ranks.h"
+#include "locus/app/run_identity.h"
 #include "locus/app/text_table.h"
 #include "locus/base/error.h"
 #include "locus/base/log.h"
@@ -108,7 +109,7 @@ void topology(const TopologyOptions& options, std::ostream& out) {
   }
   comm::CommConfig config;
   config.backend = options.backend;
-  comm::ParallelContext context = connect_ranks(launch, {}, config);
+  comm::ParallelContext context = connect_ranks(launch, {}, config, {program_identity()});
   cluster::Topology& found = context.topology;
   const std::vector<int64_t>& neighbours = found.ranks_of(found.node_of(context.rank));
   std::vector<int64_t> counterparts;  // ranks of equal place on their nodes

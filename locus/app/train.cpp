@@ -1,8 +1,10 @@
 // `locus train`: from settings to a finished run.
 
 #include "locus/app/describe.h"
+#include "locus/app/exchange_settings.h"
 #include "locus/app/ranks.h"
 #include "locus/app/run_folder.h"
+#include "locus/app/run_identity.h"
 #include "locus/app/session.h"
 
 #include <ATen/ATen.h>
@@ -14,6 +16,7 @@
 #include <ctime>
 #include <optional>
 #include <ostream>
+#include <thread>
 
 #include "locus/app/commands.h"
 #include "locus/base/error.h"
@@ -59,37 +62,49 @@ train::MetricObject scores(const eval::Score& score) {
 
 std::string describe_ranks(const comm::ParallelContext& parallel) {
   if (parallel.is_alone()) return "1";
-  return format("{} on {} {}, {}; experts over {}", parallel.world_size,
-                parallel.topology.num_nodes(),
-                parallel.topology.num_nodes() == 1 ? "node" : "nodes", parallel.transport->name(),
-                parallel.ep_size);
+  return format(
+      "{} on {} {}, {}; experts over {}{}", parallel.world_size, parallel.topology.num_nodes(),
+      parallel.topology.num_nodes() == 1 ? "node" : "nodes", parallel.transport->name(),
+      parallel.ep_size, parallel.use_distributed_optimizer ? ", optimiser state over all" : "");
 }
+
+// What was found out before anything was built.
+struct Speed {
+  double peak_flops = 0;  // of all ranks, measured at once: what they share they share here, too
+  std::string exchange;   // how tokens travel, and why
+};
 
 // Everything of a run that lives as long as the run.
 class TrainSession {
  public:
   // model.vocab_size is settled already.
   TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer, bool resume,
-               const comm::ParallelContext& parallel);
+               const comm::ParallelContext& parallel, const Speed& speed);
   void run(std::ostream& out);
 
  private:
   void prepare();
+  void check_data();
+  void check_weights();
   std::optional<int64_t> find_checkpoint() const;
   void resume_from(std::optional<int64_t> step);
   void load_checkpoint(const train::CheckpointRef& checkpoint);
   void load_initial_weights();
   void check_continuation(const train::CheckpointRef& checkpoint);
-  void write_run_line(double peak_flops);
+  void write_run_line();
   void evaluate(int64_t step);
-  train::TrainerSettings settings(double peak_flops);
+  train::TrainerSettings settings();
 
   bool leads() const { return parallel_.rank == 0; }
+  const std::string& host() const {
+    return parallel_.topology.node_name(parallel_.topology.node_of(parallel_.rank));
+  }
   void open_log();
   void write(const train::MetricLine& line);
 
   RunConfig config_;
   comm::ParallelContext parallel_;
+  Speed speed_;
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::shared_ptr<const data::SampleSource> train_data_, valid_data_;  // valid_data_ null: none
   std::optional<RunFolder> folder_;
@@ -102,8 +117,11 @@ class TrainSession {
 };
 
 TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> tokenizer,
-                           bool resume, const comm::ParallelContext& parallel)
-    : config_(std::move(config)), parallel_(parallel), tokenizer_(std::move(tokenizer)) {
+                           bool resume, const comm::ParallelContext& parallel, const Speed& speed)
+    : config_(std::move(config)),
+      parallel_(parallel),
+      speed_(speed),
+      tokenizer_(std::move(tokenizer)) {
   comm::together(parallel_.world.get(),
                  [&] { folder_.emplace(config_.train.output_dir, resume, leads()); });
   comm::together(parallel_.world.get(), [&] {
@@ -115,10 +133,12 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
     }
     prepare();
   });
+  check_data();
   if (resume) resume_from(find_checkpoint());
   comm::together(parallel_.world.get(), [&] {
     if (!resumed_step_ && !config_.checkpoint.initial_load_path.empty()) load_initial_weights();
   });
+  check_weights();
   // A run that was killed before its first checkpoint keeps what it wrote, too.
   comm::together(parallel_.world.get(), [&] {
     if (!leads()) return;
@@ -141,7 +161,6 @@ void TrainSession::prepare() {
   bytes_per_token_ = eval::bytes_per_token(*tokenizer_);
 
   open_log();
-  set_threads(config_.train.num_threads);
   const at::Device device = parse_device(config_.train.device);
   model::DecoderConfig shape = decoder_config(config_);
   shape.parallel = parallel_;
@@ -151,7 +170,30 @@ void TrainSession::prepare() {
   }
   decoder_ = std::make_shared<model::Decoder>(shape);
   decoder_->to(device);
-  optimizer_ = train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_));
+  optimizer_ =
+      train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_), parallel_);
+}
+
+// That all ranks see the same.
+void TrainSession::check_data() {
+  std::vector<comm::Agreement> data;
+  comm::together(parallel_.world.get(), [&] {
+    if (parallel_.is_alone()) return;
+    for (const char* split : {"train", "valid"}) {
+      data.push_back(data_identity(config_, split, *tokenizer_));
+    }
+  });
+  comm::check_agreement(parallel_.world.get(), host(), data);
+}
+
+// That all ranks begin with the same.
+void TrainSession::check_weights() {
+  if (parallel_.is_alone()) return;
+  comm::check_agreement(parallel_.world.get(), host(), {weights_identity(*decoder_, false)});
+  // Each group tells for itself, and one of them for all.
+  comm::together(parallel_.world.get(), [&] {
+    comm::check_agreement(parallel_.edp.get(), host(), {weights_identity(*decoder_, true)});
+  });
 }
 
 // One rank speaks on stderr; each has a file.
@@ -250,7 +292,7 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   }
 }
 
-void TrainSession::write_run_line(double peak_flops) {
+void TrainSession::write_run_line() {
   const model::ParameterCount count = model::count_parameters(config_.model, config_.moe);
   std::vector<int64_t> moe_layers;
   for (const auto& [layer, moe] : decoder_->moe_layers()) moe_layers.push_back(layer);
@@ -267,7 +309,9 @@ void TrainSession::write_run_line(double peak_flops) {
       .set("moe_layers", moe_layers)
       .set("num_experts", moe_layers.empty() ? 0 : config_.moe.num_experts)
       .set("domains", train_data_->domain_names())
-      .set("peak_flops", peak_flops)
+      .set("peak_flops", speed_.peak_flops)
+      .set("ranks", parallel_.world_size)
+      .set("node_of_ep_rank", parallel_.ep_node_of)
       .set("threads", at::get_num_threads());
   line.set("resumed_from",
            resumed_step_ ? train::MetricValue(*resumed_step_) : train::MetricValue(nullptr));
@@ -292,7 +336,7 @@ void TrainSession::evaluate(int64_t step) {
             result.total.loss(), result.total.perplexity(), result.total.bits_per_byte());
 }
 
-train::TrainerSettings TrainSession::settings(double peak_flops) {
+train::TrainerSettings TrainSession::settings() {
   return {.train = config_.train,
           .lr_schedule = config_.lr_schedule,
           .checkpoint = config_.checkpoint,
@@ -301,26 +345,23 @@ train::TrainerSettings TrainSession::settings(double peak_flops) {
           .prefetch = config_.data.prefetch,
           .flops_per_token = 3 * model::forward_flops_per_token(config_.model, config_.moe,
                                                                 config_.data.sequence_length),
-          .peak_flops = peak_flops,
-          .texts = checkpoint_texts(config_, *tokenizer_)};
+          .peak_flops = speed_.peak_flops,
+          .texts = checkpoint_texts(config_, *tokenizer_),
+          .trace_file = folder_->path() / "trace.json"};
 }
 
 void TrainSession::run(std::ostream& out) {
-  // Of all ranks, measured at once: what they share they share here, too.
-  const double own_peak = train::measure_matmul_rate(parse_dtype(config_.train.dtype),
-                                                     at::Device(config_.train.device));
-  const double peak =
-      comm::sum_over(parallel_.world.get(), at::full({1}, own_peak, at::kDouble)).item<double>();
   log::info(
-      "settings of this run\n{}training\n  {:<28}{}\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n"
+      "settings of this run\n{}training\n  {:<28}{}\n  {:<28}{}\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n"
       "  {:<28}{} of {} sequences\n"
       "  {:<28}{} tokens, {} domains\n  {:<28}{} GFLOP/s",
-      describe_model(config_), "ranks", describe_ranks(parallel_), "device, dtype",
+      describe_model(config_, parallel_.world_size), "ranks", describe_ranks(parallel_), "exchange of tokens",
+      speed_.exchange, "device, dtype",
       config_.train.device, config_.train.dtype, at::get_num_threads(), "run folder",
       folder_->path().string(), "steps", config_.train.max_steps, config_.train.global_batch_size,
       "training data", short_number(static_cast<double>(train_data_->num_tokens())),
-      train_data_->domain_names().size(), "measured matmul rate", short_number(peak / 1e9));
-  write_run_line(peak);
+      train_data_->domain_names().size(), "measured matmul rate", short_number(speed_.peak_flops / 1e9));
+  write_run_line();
   warn_of_losses(config_);
   std::optional<train::CheckpointWriter> checkpoints;
   comm::together(parallel_.world.get(), [&] {
@@ -328,7 +369,7 @@ void TrainSession::run(std::ostream& out) {
   });
   train::Trainer trainer(
       {*decoder_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, *checkpoints},
-      settings(peak));
+      settings());
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   const train::TrainOutcome outcome = trainer.run(state_);
   write(train::MetricLine("end", outcome.state.step)
@@ -352,7 +393,7 @@ void TrainSession::run(std::ostream& out) {
 }
 
 // Everything that can be checked without building tensors.
-void dry_run(RunConfig config, std::ostream& out) {
+void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
   parse_device(config.train.device);
   const bool knows_data = !config.data.train.empty() || !config.data.tokenizer.empty();
   if (knows_data || config.model.vocab_size == 0) {
@@ -368,8 +409,10 @@ void dry_run(RunConfig config, std::ostream& out) {
                     short_number(static_cast<double>(source->num_tokens())));
     }
   }
-  out << describe_model(config);
+  out << describe_model(config, num_ranks);
 }
+
+constexpr int64_t kTurn_ms = 500;
 
 // Settings that are right for this many ranks. The ranks of a node see the same files and settings,
 // and cannot talk yet: one of them tells what is wrong.
@@ -381,8 +424,47 @@ RunConfig checked_config(const TrainOptions& options, const cluster::Launch& lau
     return config;
   } catch (const Error& error) {
     if (launch.local_rank == 0) throw;
-    throw comm::PeerError(launch.rank - launch.local_rank, error.exit_code());
+    if (launch.launcher == "srun") {  // does not end the others
+      throw comm::PeerError(launch.rank - launch.local_rank, error.exit_code());
+    }
+    // Alone with the error, or ended by the launcher, because the first of the node has told it.
+    std::this_thread::sleep_for(std::chrono::milliseconds(kTurn_ms * launch.local_rank));
+    throw;
   }
+}
+
+void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads) {
+  const auto cores = static_cast<int64_t>(std::thread::hardware_concurrency());
+  const int64_t wanted = launch.local_world_size * std::max<int64_t>(num_threads, 1);
+  if (launch.local_world_size < 2 || cores == 0 || wanted <= cores) return;
+  log::warning("{} ranks with {} {} each on {}, which has {} cores: they wait for each other",
+               launch.local_world_size, std::max<int64_t>(num_threads, 1),
+               num_threads > 1 ? "threads" : "thread", launch.host, cores);
+}
+
+// What ranks must agree on before they make groups of each other.
+std::vector<comm::Agreement> in_common(RunConfig& config, const TrainOptions& options) {
+  comm::Agreement settings = settings_identity(config);
+  settings.text += format("--resume = {}\n", options.resume);
+  return {program_identity(), settings};
+}
+
+// Settles the exchange, too, which depends on it.
+Speed measure(const RunConfig& config, comm::ParallelContext& parallel) {
+  double own_peak = 0;
+  comm::together(parallel.world.get(), [&] {
+    const at::Device device = parse_device(config.train.device);
+    set_threads(config.train.num_threads);
+    own_peak = train::measure_matmul_rate(parse_dtype(config.train.dtype), device);
+  });
+  Speed speed;
+  speed.peak_flops =
+      comm::sum_over(parallel.world.get(), at::full({1}, own_peak, at::kDouble)).item<double>();
+  comm::together(parallel.world.get(), [&] {
+    speed.exchange = settle_exchange(
+        config, speed.peak_flops / static_cast<double>(parallel.world_size), parallel);
+  });
+  return speed;
 }
 
 }  // namespace
@@ -392,10 +474,12 @@ void train(const TrainOptions& options, std::ostream& out) {
   if (launch.rank != 0) log::silence_stderr();
   RunConfig config = checked_config(options, launch);
   if (options.dry_run) {
-    if (launch.rank == 0) dry_run(std::move(config), out);
+    if (launch.rank == 0) dry_run(std::move(config), launch.world_size, out);
     return;
   }
-  const comm::ParallelContext parallel = connect_ranks(launch, config.parallel, config.comm);
+  warn_of_few_cores(launch, config.train.num_threads);
+  comm::ParallelContext parallel =
+      connect_ranks(launch, config.parallel, config.comm, in_common(config, options));
   watch_signals();
   std::unique_ptr<data::Tokenizer> tokenizer;
   comm::together(parallel.world.get(), [&] {
@@ -404,8 +488,9 @@ void train(const TrainOptions& options, std::ostream& out) {
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
   });
+  const Speed speed = measure(config, parallel);
   try {
-    TrainSession(std::move(config), std::move(tokenizer), options.resume, parallel).run(out);
+    TrainSession(std::move(config), std::move(tokenizer), options.resume, parallel, speed).run(out);
   } catch (const Interrupted& end) {  // of all ranks alike
     if (launch.rank == 0) throw;
     throw comm::PeerError(0, end.exit_code());

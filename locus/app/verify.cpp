@@ -93,6 +93,7 @@ train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& op
   trace.optimizer = config.optimizer;
   trace.lr = config.lr_schedule.lr;
   trace.num_steps = options.steps;
+  trace.ranks_per_node = config.parallel.ranks_per_node;
   trace.float64 = options.dtype == "float64";
   return trace;
 }

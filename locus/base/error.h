@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "locus/base/format.h"
 
@@ -62,6 +63,10 @@ class InternalError : public std::logic_error {
  public:
   using std::logic_error::logic_error;
 };
+
+// How the program tells an error of this kind ("error", "internal error"): one message on standard
+// error. One of several lines is a list.
+void print_error(std::string_view kind, const std::string& message);
 
 [[noreturn]] void fail_check(const char* file, int line, const char* condition,
                              const std::string& message);

@@ -40,12 +40,11 @@ class GlooWork : public Work {
 
   void wait() override {
     if (work_ == nullptr) return;
-    const c10::intrusive_ptr<c10d::Work> work = std::move(work_);
     try {
-      work->wait();
-    } catch (const std::exception& error) {
-      const std::string text = error.what();
-      throw CommError("gloo: {}: {}", what_, text.substr(0, text.find('\n')));
+      work_->wait();
+      work_.reset();
+    } catch (const std::exception& error) {  // again, when it is waited for again
+      throw CommError("gloo: {}: {}", what_, first_line(error));
     }
   }
 
@@ -135,9 +134,8 @@ class GlooTransport : public Transport {
           c10::make_intrusive<Gloo>(store, static_cast<int>(rank), static_cast<int>(ranks.size()),
                                     options));
     } catch (const std::exception& error) {
-      const std::string text = error.what();
       throw CommError("gloo: the ranks of group {} do not come together within {} s: {}", name,
-                      settings_.timeout_s, text.substr(0, text.find('\n')));
+                      settings_.timeout_s, first_line(error));
     }
   }
 

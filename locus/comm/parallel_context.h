@@ -15,10 +15,15 @@
 #include <vector>
 
 #include "locus/cluster/topology.h"
+#include "locus/comm/agreement.h"
 #include "locus/comm/config.h"
 #include "locus/comm/process_group.h"
+#include "locus/comm/row_route.h"
 
 namespace locus::comm {
+
+class Activity;
+class Watchdog;
 
 // Who is in which group; torch-free arithmetic.
 struct Layout {
@@ -41,8 +46,17 @@ struct ParallelContext {
   std::shared_ptr<Transport> transport;  // null: this process is alone
   // Null where this rank would be the only member: callers then do nothing at all.
   std::shared_ptr<ProcessGroup> world, ep, edp;
+  // The optimiser's state is shared out: over `edp` that of experts, over `world` all else.
+  bool use_distributed_optimizer = false;
   // All ranks once more, for the thread that writes checkpoints: a group is one thread's at a time.
   std::shared_ptr<ProcessGroup> checkpoint;
+  // The ep group by nodes; null where it lies on one node, or unevenly on several.
+  std::shared_ptr<const NodeGroups> ep_nodes;
+  std::vector<int64_t> ep_node_of;  // [ep_size]: node of each rank of the ep group, from 0
+  ExchangeConfig exchange;          // "auto" counts as flat in one part: moe/exchange_choice.h
+  // What this rank does, and who watches over it. Null: nobody does.
+  std::shared_ptr<Activity> activity;
+  std::shared_ptr<Watchdog> watchdog;  // the last: says how this rank ends before its groups go
 
   bool is_alone() const { return world_size == 1; }
 };
@@ -51,9 +65,11 @@ struct ParallelContext {
 ParallelContext alone();
 
 // All ranks call it together; `transport` connects them, `host` is the name of this rank's node.
-// The sizes divide.
+// The sizes divide. `watchdog`: that of a watched transport (comm/watched.h), else null. What the
+// ranks must have in common for it is compared first: check_agreement().
 ParallelContext make_parallel_context(const ParallelConfig& config,
-                                      std::shared_ptr<Transport> transport,
-                                      const std::string& host);
+                                      std::shared_ptr<Transport> transport, const std::string& host,
+                                      std::shared_ptr<Watchdog> watchdog = nullptr,
+                                      const std::vector<Agreement>& in_common = {});
 
 }  // namespace locus::comm

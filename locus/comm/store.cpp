@@ -1,9 +1,11 @@
 #include "locus/comm/store.h"
 
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <chrono>
+#include <cstdlib>
 
 #include "locus/base/error.h"
 #include "locus/comm/c10d_store.h"
@@ -15,10 +17,9 @@ std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
 }
 
-// The first line: c10d adds traces.
-std::string first_line(const std::exception& error) {
-  const std::string text = error.what();
-  return text.substr(0, text.find('\n'));
+// c10d says a lot on stderr, with traces, of what reaches the user as one error of ours.
+void silence_c10d() {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = 3;  // fatal
 }
 
 }  // namespace
@@ -51,6 +52,20 @@ int64_t Store::add(const std::string& key, int64_t amount) {
   return impl_->store->add(key, amount);
 }
 
+std::shared_ptr<Store> Store::another_connection() const {
+  auto impl = std::make_unique<Impl>(*impl_);
+  try {
+    impl->store = impl_->store->clone();
+  } catch (const std::exception& error) {
+    throw CommError("the ranks' store on port {} cannot be reached again: {}", port(),
+                    first_line(error));
+  }
+  return std::make_shared<Store>(std::move(impl));
+}
+
+int64_t Store::port() const { return impl_->port; }
+bool Store::serves() const { return impl_->serves; }
+
 std::shared_ptr<Store> make_tcp_store(const std::string& host, int64_t port, bool serves,
                                       double timeout_s) {
   c10d::TCPStoreOptions options;
@@ -58,9 +73,13 @@ std::shared_ptr<Store> make_tcp_store(const std::string& host, int64_t port, boo
   options.isServer = serves;
   options.waitWorkers = false;
   options.timeout = milliseconds(timeout_s);
+  silence_c10d();
   try {
     auto impl = std::make_unique<Store::Impl>();
-    impl->store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    const auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    impl->store = store;
+    impl->port = store->getPort();
+    impl->serves = serves;
     return std::make_shared<Store>(std::move(impl));
   } catch (const std::exception& error) {
     if (serves) {

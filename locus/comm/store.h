@@ -24,14 +24,23 @@ class Store {
   // The sum after adding; keys begin at 0.
   int64_t add(const std::string& key, int64_t amount);
 
+  // The same store, for another thread: while one waits in it, its connection serves nobody else.
+  // Does not keep the store alive that this process serves.
+  std::shared_ptr<Store> another_connection() const;
+  // Where the others reach a TCP store; 0: in memory.
+  int64_t port() const;
+  // It ends with this process.
+  bool serves() const;
+
   Impl& impl() { return *impl_; }
 
  private:
   std::unique_ptr<Impl> impl_;
 };
 
-// Rank 0 (or a launcher's agent) serves at host:port, the others connect. CommError that names both
-// when nobody answers, or when the port is taken, within `timeout_s`.
+// One process (rank 0, or a launcher's agent) serves at host:port, the others connect. Who serves may
+// leave the choice of the port, 0, to the system. CommError that names both when nobody answers, or
+// when the port is taken, within `timeout_s`.
 std::shared_ptr<Store> make_tcp_store(const std::string& host, int64_t port, bool serves,
                                       double timeout_s);
 std::shared_ptr<Store> make_memory_store();

@@ -50,7 +50,25 @@ Experts::Experts(int64_t num_experts, int64_t hidden_size, int64_t intermediate_
 }
 
 at::Tensor Experts::forward(const at::Tensor& x_ND, const std::vector<int64_t>& counts_E) const {
-  return kernel_(x_ND, counts_E, weights_, activation_);
+  return forward(x_ND, counts_E, weights_);
+}
+
+at::Tensor Experts::forward(const at::Tensor& x_ND, const std::vector<int64_t>& counts_E,
+                            const ops::FeedForwardWeights& weights) const {
+  return kernel_(x_ND, counts_E, weights, activation_);
+}
+
+std::vector<ops::FeedForwardWeights> Experts::split_weights(
+    const std::vector<int64_t>& sizes) const {
+  std::vector<ops::FeedForwardWeights> parts(sizes.size());
+  for (const auto member :
+       {&ops::FeedForwardWeights::up_EUD, &ops::FeedForwardWeights::up_bias_EU,
+        &ops::FeedForwardWeights::down_EDF, &ops::FeedForwardWeights::down_bias_ED}) {
+    if (!(weights_.*member).defined()) continue;
+    const std::vector<at::Tensor> views = at::split_with_sizes(weights_.*member, sizes);
+    for (size_t p = 0; p < parts.size(); ++p) parts[p].*member = views[p];
+  }
+  return parts;
 }
 
 }  // namespace locus::moe

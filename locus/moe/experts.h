@@ -36,6 +36,12 @@ class Experts : public torch::nn::Module {
           ops::Activation activation, bool with_bias, std::string_view kernel);
 
   at::Tensor forward(const at::Tensor& x_ND, const std::vector<int64_t>& counts_E) const;
+  // With the weights of some of them, as the next two return them.
+  at::Tensor forward(const at::Tensor& x_ND, const std::vector<int64_t>& counts_E,
+                     const ops::FeedForwardWeights& weights) const;
+  const ops::FeedForwardWeights& weights() const { return weights_; }
+  // Of the first sizes[0] experts, the next sizes[1], ...: views, whose gradients are joined once.
+  std::vector<ops::FeedForwardWeights> split_weights(const std::vector<int64_t>& sizes) const;
   int64_t num_experts() const { return weights_.up_EUD.size(0); }
 
  private:

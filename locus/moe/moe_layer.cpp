@@ -9,9 +9,10 @@ MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
                    const comm::ParallelContext& parallel)
     : dispatcher_(parallel.ep == nullptr
                       ? make_local_dispatcher(config.num_experts)
-                      : make_all_to_all_dispatcher(config.num_experts, parallel.ep)),
+                      : make_exchange_dispatcher(config.num_experts, parallel, context.layer)),
       world_(parallel.world),
-      num_experts_(config.num_experts) {
+      num_experts_(config.num_experts),
+      ep_rank_(parallel.ep_rank) {
   router_ = register_module("router", make_router(config.router, context, router_options));
   experts_ = register_module(
       "experts",
@@ -31,15 +32,15 @@ MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
 
 MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
                             const Assignment* replay) {
-  const Routing routing = router_->route(x_TD, tokens, replay);
-  const Dispatched dispatched = dispatcher_->dispatch(x_TD, routing);
-  const at::Tensor y_ND = experts_->forward(dispatched.x_ND, dispatched.counts_E);
-  at::Tensor y_TD = dispatcher_->combine(y_ND, dispatched);
+  Routing routing = router_->route(x_TD, tokens, replay);
+  const std::unique_ptr<Dispatched> dispatched = dispatcher_->dispatch(x_TD, routing);
+  at::Tensor shared_TD;  // computed while rows travel
   if (shared_expert_) {
-    at::Tensor shared_TD = shared_expert_->forward(x_TD);
+    shared_TD = shared_expert_->forward(x_TD);
     if (shared_expert_gate_) shared_TD = shared_TD * shared_expert_gate_->forward(x_TD).sigmoid();
-    y_TD = y_TD + shared_TD;
   }
+  at::Tensor y_TD = dispatched->combine(*experts_);
+  if (shared_expert_) y_TD = y_TD + shared_TD;
   if (stats_ && replay == nullptr) {
     add_routing(*stats_, routing, tokens, num_experts_, x_TD.size(0), num_domains_);
   }
@@ -58,6 +59,18 @@ RouterStats MoeLayer::take_stats() {
   RouterStats stats = stats_.value_or(RouterStats{});
   stats_.reset();
   return sum_over(world_.get(), stats);
+}
+
+void MoeLayer::start_exchange_stats() {
+  exchange_stats_ = std::make_shared<ExchangeStats>();
+  dispatcher_->count_in(exchange_stats_);
+}
+
+std::optional<SummedExchange> MoeLayer::take_exchange_stats() {
+  dispatcher_->count_in(nullptr);
+  const std::shared_ptr<ExchangeStats> stats = std::exchange(exchange_stats_, nullptr);
+  if (stats == nullptr || stats->sent_R.empty()) return std::nullopt;
+  return sum_over(world_.get(), *stats, ep_rank_);
 }
 
 }  // namespace locus::moe

@@ -41,6 +41,11 @@ class MoeLayer : public torch::nn::Module {
   void start_stats(int64_t num_domains);
   RouterStats take_stats();
 
+  // What this layer's exchanges of rows cost since start_exchange_stats(), of all ranks; none where
+  // all experts are here. All ranks call both, the second one after the backward pass.
+  void start_exchange_stats();
+  std::optional<SummedExchange> take_exchange_stats();
+
  private:
   std::shared_ptr<Router> router_;
   std::shared_ptr<Experts> experts_;
@@ -49,7 +54,9 @@ class MoeLayer : public torch::nn::Module {
   std::unique_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<comm::ProcessGroup> world_;  // null: alone
   int64_t num_experts_;
+  int64_t ep_rank_;
   std::optional<RouterStats> stats_;
+  std::shared_ptr<ExchangeStats> exchange_stats_;
   int64_t num_domains_ = 0;
 };
 

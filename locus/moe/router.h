@@ -18,6 +18,8 @@
 
 namespace locus::moe {
 
+struct ExchangePlan;  // moe/exchange.h
+
 // Which token goes to which expert; both int64 [N], in any order. A dropped assignment has no
 // entry.
 struct Assignment {
@@ -31,6 +33,8 @@ struct Assignment {
   // that the balance loss compares with. A replay brings them back instead of asking the ranks
   // again.
   at::Tensor count_E;
+  // Set by the dispatcher where experts are on several ranks: a replay takes it over.
+  std::shared_ptr<const ExchangePlan> plan = nullptr;
 };
 
 // The one form that every router can produce and every dispatcher can consume.

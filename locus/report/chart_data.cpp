@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "locus/base/format.h"
+#include "locus/report/communication.h"
 #include "locus/report/downsample.h"
 
 namespace locus::report {
@@ -22,9 +23,15 @@ constexpr size_t kMinPoints = 24;
 constexpr size_t kMaxColumns = 200;
 constexpr size_t kMinColumns = 12;
 constexpr size_t kAxisPoints = 200;
+constexpr size_t kMatrixCells = 30'000;
+constexpr size_t kMaxMatrixSide = 128;
+constexpr size_t kMinMatrixSide = 8;
+constexpr size_t kTraceBars = 12'000;  // of all runs together
+constexpr size_t kMaxTraceBars = 3'000;
+constexpr size_t kMaxTraceRanks = 32;
 
 struct Limits {
-  size_t train_points, layer_points, columns;
+  size_t train_points, layer_points, columns, matrix_side, trace_bars;
 };
 
 template <class Point>
@@ -69,6 +76,15 @@ constexpr Curve<MoePoint> kMoeCurves[] = {
     {"z_loss", &MoePoint::z_loss, false},
 };
 
+constexpr Curve<ExchangeStep> kExchangeCurves[] = {
+    {"inter_bytes", &ExchangeStep::inter_bytes, true},
+    {"intra_bytes", &ExchangeStep::intra_bytes, true},
+    {"least_inter_bytes", &ExchangeStep::least_inter_bytes, true},
+    {"flat_inter_bytes", &ExchangeStep::flat_inter_bytes, true},
+    {"exposed_of_step", &ExchangeStep::exposed_of_step, true},
+    {"exposed_of_flight", &ExchangeStep::exposed_of_flight, true},
+};
+
 size_t num_experts(const MoeLayerData& layer) {
   size_t count = 0;  // the most there were: the number of experts may change during training
   for (const MoePoint& point : layer.points)
@@ -79,15 +95,21 @@ size_t num_experts(const MoeLayerData& layer) {
 Limits choose_limits(const std::vector<RunData>& runs) {
   size_t rows = 1;
   size_t layers = 1;
+  size_t exchanges = 0;
   for (const RunData& run : runs) {
+    exchanges += run.exchange.empty() ? 0 : 1;
     for (const auto& [number, layer] : run.moe) rows += num_experts(layer);
     layers += run.moe.size();
   }
-  const size_t train_curves = runs.size() * (std::size(kTrainCurves) + 3);
+  const size_t train_curves =
+      runs.size() * (std::size(kTrainCurves) + 3) + exchanges * std::size(kExchangeCurves);
+  const auto side = std::sqrt(kMatrixCells / runs.size());
   const size_t layer_curves = (layers + runs.size()) * std::size(kMoeCurves);
   return {std::clamp(kTrainPoints / train_curves, kMinPoints, kMaxPoints),
           std::clamp(kLayerPoints / layer_curves, kMinPoints, kMaxPoints),
-          std::clamp(kHeatCells / rows, kMinColumns, kMaxColumns)};
+          std::clamp(kHeatCells / rows, kMinColumns, kMaxColumns),
+          std::clamp(static_cast<size_t>(side), kMinMatrixSide, kMaxMatrixSide),
+          std::min(kTraceBars / runs.size(), kMaxTraceBars)};
 }
 
 // Five significant digits: finer than any screen, and short. What is missing becomes null.
@@ -265,6 +287,107 @@ std::vector<MoePoint> mean_over_layers(const RunData& run) {
   return means;
 }
 
+// Where there are more ranks than lines to draw, neighbours share one.
+json make_matrix(const RankMatrix& matrix, size_t max_side) {
+  const size_t num_ranks = matrix.bytes.size();
+  const size_t merged = (num_ranks + max_side - 1) / max_side;
+  const size_t side = (num_ranks + merged - 1) / merged;
+  std::vector<std::vector<double>> sums(side, std::vector<double>(side));
+  for (size_t from = 0; from < num_ranks; ++from) {
+    for (size_t to = 0; to < num_ranks; ++to) {
+      sums[from / merged][to / merged] += matrix.bytes[from][to];
+    }
+  }
+  json rows = json::array();
+  for (const std::vector<double>& line : sums) {
+    json row = json::array();
+    for (const double bytes : line) row.push_back(short_number(bytes));
+    rows.push_back(std::move(row));
+  }
+  return {{"step", matrix.step},
+          {"ranks", num_ranks},
+          {"merged", merged},
+          {"bytes", std::move(rows)},
+          {"node", matrix.node_of}};
+}
+
+json make_exchange(const RunData& run, const Limits& limits) {
+  json object{{"curves", json::object()}};
+  add_curves(sum_over_layers(run), kExchangeCurves, limits.train_points, object["curves"]);
+  const RankMatrix matrix = sum_rank_bytes(run);
+  if (!matrix.bytes.empty()) object["matrix"] = make_matrix(matrix, limits.matrix_side);
+  return object;
+}
+
+// Of one rank, earliest first; of those that begin together the longest, which holds the others.
+// `name_places`: of the trace's names, the place of each that is in use.
+json make_bars(std::vector<const TraceBar*> bars, std::map<size_t, size_t>& name_places) {
+  std::stable_sort(bars.begin(), bars.end(), [](const TraceBar* a, const TraceBar* b) {
+    return a->begin_us != b->begin_us ? a->begin_us < b->begin_us : a->length_us > b->length_us;
+  });
+  json object{
+      {"n", json::array()}, {"t", json::array()}, {"b", json::array()}, {"d", json::array()}};
+  int64_t before = 0;
+  for (const TraceBar* bar : bars) {
+    const int64_t begin = std::llround(bar->begin_us);
+    object["n"].push_back(name_places.try_emplace(bar->name, name_places.size()).first->second);
+    object["t"].push_back(bar->track);
+    object["b"].push_back(begin - before);
+    object["d"].push_back(std::llround(bar->begin_us + bar->length_us) - begin);
+    before = begin;
+  }
+  return object;
+}
+
+// The step that the settings ask for; null where they do not say.
+json trace_step(const RunData& run) {
+  const auto found = std::find_if(run.config.begin(), run.config.end(), [](const ConfigLine& line) {
+    return line.key == "log.timeline_step";
+  });
+  if (found == run.config.end()) return nullptr;
+  const int64_t step = std::strtoll(found->value.c_str(), nullptr, 10);
+  return step > 0 ? json(step) : json();
+}
+
+json make_trace(const RunData& run, size_t max_bars) {
+  const Trace& trace = *run.trace;
+  const size_t num_ranks = std::min(trace.ranks.size(), kMaxTraceRanks);
+  std::vector<double> lengths;
+  for (size_t rank = 0; rank < num_ranks; ++rank) {
+    for (const TraceBar& bar : trace.ranks[rank].bars) lengths.push_back(bar.length_us);
+  }
+  std::sort(lengths.begin(), lengths.end(), std::greater<>());
+  const bool dropping = lengths.size() > max_bars;
+  const double least_us = dropping ? lengths[max_bars - 1] : 0;
+  // Of the bars of just that length only so many.
+  size_t num_least = max_bars - static_cast<size_t>(std::lower_bound(lengths.begin(), lengths.end(),
+                                                                     least_us, std::greater<>()) -
+                                                    lengths.begin());
+  std::map<size_t, size_t> name_places;
+  json ranks = json::array();
+  for (size_t rank = 0; rank < num_ranks; ++rank) {
+    std::vector<const TraceBar*> kept;
+    for (const TraceBar& bar : trace.ranks[rank].bars) {
+      const bool last = dropping && bar.length_us == least_us;
+      if (bar.length_us < least_us || (last && num_least == 0)) continue;
+      if (last) --num_least;
+      kept.push_back(&bar);
+    }
+    ranks.push_back(
+        {{"name", trace.ranks[rank].name}, {"bars", make_bars(std::move(kept), name_places)}});
+  }
+  json names = json::array();
+  for (size_t i = 0; i < name_places.size(); ++i) names.push_back("");
+  for (const auto& [name, place] : name_places) names[place] = trace.names[name];
+  return {{"step", trace_step(run)},
+          {"names", std::move(names)},
+          {"tracks", trace.tracks},
+          {"num_dropped", dropping ? lengths.size() - max_bars : 0},
+          {"dropped_us", dropping ? short_number(lengths[max_bars]) : json(0)},
+          {"num_ranks", trace.ranks.size()},
+          {"ranks", std::move(ranks)}};
+}
+
 json make_run(const RunData& run, const Limits& limits) {
   json object{{"name", run.name},          {"domains", run.info.domains}, {"axis", make_axis(run)},
               {"curves", json::object()},  {"stack", make_stack(run)},    {"moe", json::array()},
@@ -275,6 +398,8 @@ json make_run(const RunData& run, const Limits& limits) {
     object["moe"].push_back(make_layer(number, layer, limits));
   }
   add_curves(mean_over_layers(run), kMoeCurves, limits.layer_points, object["moe_mean"]);
+  if (!run.exchange.empty()) object["exchange"] = make_exchange(run, limits);
+  if (run.trace) object["trace"] = make_trace(run, limits.trace_bars);
   return object;
 }
 

@@ -6,6 +6,7 @@
 
 #include "locus/base/error.h"
 #include "locus/report/chart_data.h"
+#include "locus/report/communication.h"
 #include "locus/report/page.h"
 #include "locus/report/summary.h"
 #include "locus/report/text.h"
@@ -222,6 +223,13 @@ std::string make_config_difference(const std::vector<RunData>& runs) {
          equal + (num_equal == 1 ? " is" : " are") + " equal.</p>";
 }
 
+// Empty if no run has any; at the end of "Communication", else of "Where the time goes".
+std::string make_timelines(const std::vector<RunData>& runs) {
+  const bool any = std::any_of(runs.begin(), runs.end(),
+                               [](const RunData& run) { return run.trace.has_value(); });
+  return any ? "<div id=\"timelines\" class=\"needs-script\" hidden></div>\n" : "";
+}
+
 // Equal names would make the legend useless.
 void make_names_distinct(std::vector<RunData>& runs) {
   std::map<std::string, int> count;
@@ -239,6 +247,10 @@ std::string make_html_report(std::vector<RunData> runs) {
   std::string names;
   for (const RunData& run : runs) names += (names.empty() ? "" : ", ") + run.name;
   const bool one = runs.size() == 1;
+  std::vector<std::string> labels;
+  for (size_t i = 0; i < runs.size(); ++i) labels.push_back(run_label(runs, i));
+  const std::string timelines = make_timelines(runs);
+  const std::string communication = make_communication(runs, labels, timelines);
   return fill_template(
       kPageHtml,
       {{"title", escape_html(names)},
@@ -247,12 +259,17 @@ std::string make_html_report(std::vector<RunData> runs) {
        {"style", std::string(kStyleCss)},
        {"descriptions", make_descriptions(runs)},
        {"facts", make_facts(runs)},
+       {"timelines", communication.empty() ? timelines : ""},
+       {"communication", communication},
+       {"communication_link",
+        communication.empty() ? "" : "<a href=\"#communication\">Communication</a>"},
        {"domains", make_domains(runs)},
        {"samples", make_samples(runs)},
        {"config", one ? make_whole_config(runs[0]) : make_config_difference(runs)},
        {"data", escape_script_json(make_chart_json(runs))},
        {"charts", std::string(kChartsJs)},
        {"plots", std::string(kPlotsJs)},
+       {"communication_script", std::string(kCommunicationJs)},
        {"report", std::string(kReportJs)}});
 }
 

@@ -167,6 +167,11 @@ void check_time(const RunData& run, Notices& notices) {
   }
 }
 
+void check_trace(const RunData& run, Notices& notices) {
+  if (run.trace_problem.empty()) return;
+  warn(notices, run.trace_problem + ". The timeline of the step is left out.");
+}
+
 }  // namespace
 
 std::vector<Notice> find_notices(const RunData& run) {
@@ -176,6 +181,7 @@ std::vector<Notice> find_notices(const RunData& run) {
   check_dead_experts(run, notices);
   check_routing(run, notices);
   check_time(run, notices);
+  check_trace(run, notices);
   std::stable_sort(notices.begin(), notices.end(), [](const Notice& a, const Notice& b) {
     return a.level == Notice::Level::kWarning && b.level != Notice::Level::kWarning;
   });

@@ -31,6 +31,7 @@ constexpr Number<RunInfo> kRunNumbers[] = {
     {"num_layers", &RunInfo::num_layers},
     {"num_experts", &RunInfo::num_experts},
     {"threads", &RunInfo::threads},
+    {"ranks", &RunInfo::ranks},
 };
 
 constexpr Number<TrainPoint> kTrainNumbers[] = {
@@ -63,6 +64,24 @@ constexpr Number<MoePoint> kMoeNumbers[] = {
     {"top_weight", &MoePoint::top_weight},
     {"balance_loss", &MoePoint::balance_loss},
     {"z_loss", &MoePoint::z_loss},
+};
+
+constexpr Number<ExchangePoint> kExchangeNumbers[] = {
+    {"intra_bytes", &ExchangePoint::intra_bytes},
+    {"inter_bytes", &ExchangePoint::inter_bytes},
+    {"least_inter_bytes", &ExchangePoint::least_inter_bytes},
+    {"flat_inter_bytes", &ExchangePoint::flat_inter_bytes},
+    {"inter_messages", &ExchangePoint::inter_messages},
+    {"flight_s", &ExchangePoint::flight_s},
+    {"exposed_s", &ExchangePoint::exposed_s},
+    {"plan_s", &ExchangePoint::plan_s},
+};
+
+constexpr Number<ExchangeWay> kWayNumbers[] = {
+    {"intra_bytes", &ExchangeWay::intra_bytes},
+    {"inter_bytes", &ExchangeWay::inter_bytes},
+    {"flight_s", &ExchangeWay::flight_s},
+    {"exposed_s", &ExchangeWay::exposed_s},
 };
 
 constexpr Number<ValidPoint> kValidNumbers[] = {
@@ -142,6 +161,12 @@ int64_t read_step(const Line& line) {
   return *step;
 }
 
+int64_t read_layer(const Line& line) {
+  const auto layer = whole_number(line, "layer");
+  if (!layer || *layer < 0) throw DataError("{}: no layer number under \"layer\"", line.where);
+  return *layer;
+}
+
 // Keeps points in order of their steps; a step that comes again takes the old one's place.
 template <class Point>
 void put(std::vector<Point>& points, Point point) {
@@ -171,6 +196,12 @@ void add_run(const Line& line, RunData& run) {
     if (data.domain_expert_step > last_kept) data.domain_expert.clear();
   }
   std::erase_if(run.moe, [](const auto& entry) { return entry.second.points.empty(); });
+  for (auto& [layer, data] : run.exchange) {
+    const size_t before = data.points.size();
+    drop_after(data.points, last_kept);
+    if (data.points.size() < before) data.last.reset();
+  }
+  std::erase_if(run.exchange, [](const auto& entry) { return entry.second.points.empty(); });
   run.end.reset();
 
   run.info = RunInfo();
@@ -184,12 +215,18 @@ void add_run(const Line& line, RunData& run) {
       run.info.domains.push_back(name.get<std::string>());
     }
   }
+  if (const json* nodes = find(line, line.object, "node_of_ep_rank", json::value_t::array)) {
+    for (const json& node : *nodes) {
+      if (!node.is_number_integer()) {
+        throw DataError("{}: \"node_of_ep_rank\" must hold whole numbers only", line.where);
+      }
+      run.info.node_of_ep_rank.push_back(node.get<int64_t>());
+    }
+  }
 }
 
 void add_moe(const Line& line, int64_t step, RunData& run) {
-  const auto layer = whole_number(line, "layer");
-  if (!layer || *layer < 0) throw DataError("{}: no layer number under \"layer\"", line.where);
-  MoeLayerData& data = run.moe[*layer];
+  MoeLayerData& data = run.moe[read_layer(line)];
   MoePoint point{.step = step};
   read_numbers(line, line.object, kMoeNumbers, point);
   if (const json* list = find(line, line.object, "tokens_per_expert", json::value_t::array)) {
@@ -203,6 +240,36 @@ void add_moe(const Line& line, int64_t step, RunData& run) {
   for (const json& row : *matrix) {
     data.domain_expert.push_back(number_list(line, row, "domain_expert"));
   }
+}
+
+ExchangeDetail read_exchange_detail(const Line& line, const RunInfo& info) {
+  ExchangeDetail detail{.type = text(line, "type"), .chunks = number(line, line.object, "chunks")};
+  for (size_t way = 0; way < kExchangeWays.size(); ++way) {
+    for (const auto& [key, member] : kWayNumbers) {
+      const std::string whole = format("{}_{}", kExchangeWays[way], key);
+      detail.ways[way].*member = number(line, line.object, whole.c_str());
+    }
+  }
+  const json* matrix = find(line, line.object, "rank_bytes", json::value_t::array);
+  if (matrix == nullptr) return detail;
+  for (const json& row : *matrix) {
+    detail.rank_bytes.push_back(number_list(line, row, "rank_bytes"));
+    if (detail.rank_bytes.back().size() != matrix->size()) {
+      throw DataError("{}: \"rank_bytes\" must be a square matrix, but line {} of {} holds {}",
+                      line.where, detail.rank_bytes.size(), matrix->size(),
+                      detail.rank_bytes.back().size());
+    }
+  }
+  if (info.node_of_ep_rank.size() == matrix->size()) detail.node_of = info.node_of_ep_rank;
+  return detail;
+}
+
+void add_exchange(const Line& line, int64_t step, RunData& run) {
+  ExchangeLayerData& data = run.exchange[read_layer(line)];
+  ExchangePoint point{.step = step};
+  read_numbers(line, line.object, kExchangeNumbers, point);
+  put(data.points, std::move(point));
+  if (data.points.back().step == step) data.last = read_exchange_detail(line, run.info);
 }
 
 ValidPoint read_valid(const Line& line, int64_t step) {
@@ -233,6 +300,8 @@ void add_line(const Line& line, RunData& run) {
     put(run.train, std::move(point));
   } else if (kind == "moe") {
     add_moe(line, step, run);
+  } else if (kind == "exchange") {
+    add_exchange(line, step, run);
   } else if (kind == "valid") {
     put(run.valid, read_valid(line, step));
   } else if (kind == "checkpoint") {
@@ -291,6 +360,14 @@ EvalInfo read_eval(const fs::path& path) {
           .score = read_valid(line, read_step(line))};
 }
 
+void add_trace(const fs::path& path, RunData& run) {
+  try {
+    run.trace = read_trace(path);
+  } catch (const DataError& error) {
+    run.trace_problem = error.what();
+  }
+}
+
 }  // namespace
 
 RunData load_run(const fs::path& folder) {
@@ -312,6 +389,7 @@ RunData load_run(const fs::path& folder) {
   run.config = read_config_lines(config.string(), read_file(config));
   if (fs::exists(folder / "eval.json")) run.eval = read_eval(folder / "eval.json");
   if (fs::exists(folder / "samples.txt")) run.samples = read_file(folder / "samples.txt");
+  if (fs::exists(folder / "trace.json")) add_trace(folder / "trace.json", run);
   return run;
 }
 

@@ -2,6 +2,7 @@
 // docs/formats/run.md.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -11,6 +12,7 @@
 
 #include "locus/base/file.h"
 #include "locus/report/config_lines.h"
+#include "locus/report/trace.h"
 
 namespace locus::report {
 
@@ -22,8 +24,9 @@ struct RunInfo {
   std::string time, version, router;
   double parameters = kMissing, active_parameters = kMissing, flops_per_token = kMissing;
   double tokens_per_step = kMissing, peak_flops = kMissing, num_layers = kMissing;
-  double num_experts = kMissing, threads = kMissing;
+  double num_experts = kMissing, threads = kMissing, ranks = kMissing;
   std::vector<std::string> domains;
+  std::vector<int64_t> node_of_ep_rank;
 };
 
 struct TrainPoint {
@@ -49,6 +52,34 @@ struct MoeLayerData {
   // Of the last sampled step alone: all of them would not fit into memory for long runs.
   std::vector<std::vector<double>> domain_expert;
   int64_t domain_expert_step = -1;
+};
+
+// What one layer's exchanges of token rows cost in one step: sums over ranks, seconds are means.
+struct ExchangePoint {
+  int64_t step = 0;
+  double intra_bytes = kMissing, inter_bytes = kMissing;  // within and between nodes
+  double least_inter_bytes = kMissing, flat_inter_bytes = kMissing, inter_messages = kMissing;
+  double flight_s = kMissing, exposed_s = kMissing, plan_s = kMissing;
+};
+
+struct ExchangeWay {
+  double intra_bytes = kMissing, inter_bytes = kMissing, flight_s = kMissing, exposed_s = kMissing;
+};
+inline constexpr std::array<const char*, 4> kExchangeWays = {
+    "dispatch", "combine", "combine_gradient", "dispatch_gradient"};
+
+// What only a layer's last line is asked for.
+struct ExchangeDetail {
+  std::string type;
+  double chunks = kMissing;
+  std::array<ExchangeWay, kExchangeWays.size()> ways{};
+  std::vector<std::vector<double>> rank_bytes{};  // [from][to], square
+  std::vector<int64_t> node_of{};                 // by rank of the matrix; empty: not known
+};
+
+struct ExchangeLayerData {
+  std::vector<ExchangePoint> points;
+  std::optional<ExchangeDetail> last;  // of points.back(); absent after a resume before it
 };
 
 struct DomainScore {
@@ -86,8 +117,11 @@ struct RunData {
   std::vector<TrainPoint> train;  // here and below: ascending steps, each once
   std::vector<ValidPoint> valid;
   std::vector<CheckpointPoint> checkpoints;
-  std::map<int64_t, MoeLayerData> moe;  // by number of the decoder layer
-  std::optional<EndInfo> end;           // absent: still running, or killed
+  std::map<int64_t, MoeLayerData> moe;            // by number of the decoder layer
+  std::map<int64_t, ExchangeLayerData> exchange;  // the same; empty on one rank
+  std::optional<Trace> trace;                     // trace.json
+  std::string trace_problem;                      // why a trace.json that is there is left out
+  std::optional<EndInfo> end;                     // absent: still running, or killed
   std::optional<EvalInfo> eval;
   std::vector<ConfigLine> config;
   std::string samples;
@@ -100,7 +134,7 @@ struct RunData {
 // of later steps than `resumed_from` belong to a history that was given up. Where a step comes
 // twice, the later line counts. Lines of unknown kinds are of newer versions and left out.
 // DataError, naming file and line: missing or broken metrics.jsonl, config.toml or eval.json, and a
-// run without any training line.
+// run without any training line. A broken trace.json is only left out: see trace_problem.
 RunData load_run(const fs::path& folder);
 
 }  // namespace locus::report

@@ -68,8 +68,8 @@ std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints,
 // when there is none.
 CheckpointRef resolve_checkpoint(const fs::path& path);
 
-// The optimiser's state under global names: experts one by one, by their numbers in the layer.
-// Shares memory with it.
+// Whole tensors under global names: experts one by one, by their numbers in the layer. Shares
+// memory with them.
 NamedTensors global_state(const NamedTensors& state, int64_t first_expert);
 
 TrainerState load_trainer_state(const CheckpointRef& checkpoint);
@@ -88,9 +88,10 @@ class CheckpointWriter {
   // Waits for a write in progress; its error is logged.
   ~CheckpointWriter();
 
-  // Copies everything and returns; a thread writes. Waits for the previous write first; where that
-  // failed, waits for this one too, and throws if it fails as well. With several ranks, the folder
-  // appears when all have written their parts, and not at all when one has failed.
+  // Copies everything and returns; a thread writes. All ranks call it together. Waits for the
+  // previous write first; where that failed, waits for this one too, and throws if it fails as
+  // well. With several ranks, the folder appears when all have written their parts, and not at all
+  // when one has failed.
   void save(model::Decoder& decoder, Optimizer& optimizer, const TrainerState& state,
             const std::vector<TextFile>& texts);
   // Until the last write is on the disk; throws its error.

@@ -13,7 +13,6 @@
 #include "locus/base/log.h"
 #include "locus/io/safetensors.h"
 #include "locus/train/checkpoint.h"
-#include "locus/train/gradient_reducer.h"
 
 namespace locus::train {
 namespace {
@@ -133,6 +132,16 @@ TrainerState load_trainer_state(const CheckpointRef& checkpoint) {
   }
 }
 
+namespace {
+
+// "exp_avg.layers.0.moe.experts.up_proj" of all experts: "exp_avg.layers.0.moe.experts.5.up_proj".
+std::string expert_name(const std::string& name, int64_t expert) {
+  const size_t dot = name.rfind('.');
+  return format("{}.{}{}", name.substr(0, dot), expert, name.substr(dot));
+}
+
+}  // namespace
+
 NamedTensors global_state(const NamedTensors& state, int64_t first_expert) {
   NamedTensors out;
   for (const auto& [name, tensor] : state) {
@@ -140,10 +149,8 @@ NamedTensors global_state(const NamedTensors& state, int64_t first_expert) {
       out.emplace_back(name, tensor);
       continue;
     }
-    const size_t dot = name.rfind('.');
     for (int64_t e = 0; e < tensor.size(0); ++e) {
-      out.emplace_back(format("{}.{}{}", name.substr(0, dot), first_expert + e, name.substr(dot)),
-                       tensor.select(0, e));
+      out.emplace_back(expert_name(name, first_expert + e), tensor.select(0, e));
     }
   }
   return out;
@@ -166,6 +173,50 @@ std::string as_first_expert(const std::string& name, int64_t first_expert, int64
   return format("{}{}{}", name.substr(0, number), first_expert, name.substr(end));
 }
 
+// A tensor of the file, and the place of its values among those of the parameter.
+struct FileTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t begin = 0, end = 0;
+};
+
+// Those that the state of one parameter lies in.
+std::vector<FileTensor> file_tensors(const std::string& name, const at::Tensor& value,
+                                     const ParameterPart& part, int64_t first_expert) {
+  if (value.dim() == 0) return {{name, {}, 0, 1}};
+  std::vector<int64_t> shape = part.parameter.sizes().vec();
+  const int64_t num_values = part.parameter.numel();
+  if (!part.is_expert) return {{name, shape, 0, num_values}};
+  const int64_t num_experts = shape.front();
+  const int64_t size = num_values / num_experts;
+  shape.erase(shape.begin());
+  std::vector<FileTensor> out;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    out.push_back({expert_name(name, first_expert + e), shape, e * size, (e + 1) * size});
+  }
+  return out;
+}
+
+// What `value`, which begins at `begin` among the values of the parameter, has of a tensor of the
+// file.
+void load_values(const io::TensorView& view, const std::string& where, const FileTensor& tensor,
+                 int64_t begin, const at::Tensor& value) {
+  if (view.shape != tensor.shape) {
+    throw DataError("{}: tensor {} has shape {}, the optimiser needs {}", where, view.name,
+                    model::shape_text(view.shape), model::shape_text(tensor.shape));
+  }
+  const int64_t first = std::max(begin, tensor.begin);
+  const int64_t last = std::min(begin + value.numel(), tensor.end);
+  if (first >= last) return;
+  const size_t size = io::dtype_size(view.dtype);
+  const io::TensorView own{view.name,
+                           view.dtype,
+                           {last - first},
+                           view.data.subspan(static_cast<size_t>(first - tensor.begin) * size,
+                                             static_cast<size_t>(last - first) * size)};
+  model::copy_stored(own, where, value.view(-1).narrow(0, first - begin, last - first));
+}
+
 }  // namespace
 
 void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert,
@@ -182,10 +233,13 @@ void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64
                     name);
   };
   std::set<std::string> wanted;
-  for (const auto& [name, tensor] : global_state(optimizer.state(), first_expert)) {
-    const auto [view, path] = find(name);
-    model::copy_stored(*view, path.string(), tensor);
-    wanted.insert(name);
+  for (const auto& [name, value] : optimizer.state()) {
+    const ParameterPart& part = optimizer.part_of(name);
+    for (const FileTensor& tensor : file_tensors(name, value, part, first_expert)) {
+      const auto [view, path] = find(tensor.name);
+      load_values(*view, path.string(), tensor, value.dim() == 0 ? 0 : part.own_begin(), value);
+      wanted.insert(tensor.name);
+    }
   }
   for (const io::SafetensorsFile& file : files) {
     for (const io::TensorView& view : file.tensors()) {

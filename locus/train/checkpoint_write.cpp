@@ -14,7 +14,6 @@
 #include "locus/comm/collectives.h"
 #include "locus/comm/together.h"
 #include "locus/train/checkpoint.h"
-#include "locus/train/gradient_reducer.h"
 
 namespace locus::train {
 namespace {
@@ -40,14 +39,19 @@ class Shares {
         dense_bytes_(static_cast<size_t>(parallel.world_size)),
         expert_bytes_(parallel.edp == nullptr ? 1 : static_cast<size_t>(parallel.edp->size())) {}
 
-  bool takes(const at::Tensor& value, bool is_expert) {
+  // The rank of the world that writes the next tensor; of an expert's, the rank of the edp group.
+  int64_t next_writer(size_t num_bytes, bool is_expert) {
     std::vector<size_t>& bytes = is_expert ? expert_bytes_ : dense_bytes_;
     const auto least = std::min_element(bytes.begin(), bytes.end());
-    *least += value.nbytes();
+    *least += num_bytes;
+    return least - bytes.begin();
+  }
+
+  bool takes(const at::Tensor& value, bool is_expert) {
     const int64_t own = !is_expert                 ? parallel_.rank
                         : parallel_.edp == nullptr ? 0
                                                    : parallel_.edp->rank();
-    return least - bytes.begin() == own;
+    return next_writer(value.nbytes(), is_expert) == own;
   }
 
  private:
@@ -57,6 +61,26 @@ class Shares {
 
 TensorCopy copy_of(const std::string& name, const at::Tensor& value) {
   return {name, value.detach().to(at::kCPU).clone(at::MemoryFormat::Contiguous)};
+}
+
+// What this rank writes of one tensor of the optimiser's state. Where each rank has a part of it,
+// they all send theirs to the one that writes.
+void copy_state(const std::string& name, const at::Tensor& value, const ParameterPart& part,
+                int64_t first_expert, Shares& shares, std::vector<TensorCopy>& out) {
+  const bool is_scalar = value.dim() == 0;  // of the whole parameter
+  const bool is_expert = part.is_expert && !is_scalar;
+  if (part.is_whole() || is_scalar) {
+    for (const auto& [tensor_name, tensor] : global_state({{name, value}}, first_expert)) {
+      if (shares.takes(tensor, is_expert)) out.push_back(copy_of(tensor_name, tensor));
+    }
+    return;
+  }
+  const auto num_values = static_cast<size_t>(part.parameter.numel());
+  const int64_t writer = shares.next_writer(num_values * value.element_size(), is_expert);
+  const at::Tensor whole = gather_parts(part, value, writer);
+  if (!whole.defined()) return;
+  for (const auto& [tensor_name, tensor] : global_state({{name, whole.to(at::kCPU)}}, first_expert))
+    out.push_back({tensor_name, tensor});
 }
 
 std::vector<io::TensorSpec> specs(const std::vector<TensorCopy>& tensors) {
@@ -131,6 +155,8 @@ CheckpointWriter::CheckpointWriter(fs::path checkpoints, const CheckpointConfig&
 CheckpointWriter::~CheckpointWriter() {
   try {
     wait();
+  } catch (const Error& error) {
+    if (!error.is_told_elsewhere()) log::error("{}", error.what());
   } catch (const std::exception& error) {
     log::error("{}", error.what());
   }
@@ -160,9 +186,8 @@ void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
     snapshot->model.push_back(copy_of(tensor.name, tensor.value));
   }
   const int64_t first_expert = model::first_expert(decoder.config());
-  for (const auto& [name, tensor] : global_state(optimizer.state(), first_expert)) {
-    const bool is_expert = tensor.dim() > 0 && is_expert_parameter(name);
-    if (shares.takes(tensor, is_expert)) snapshot->optimizer.push_back(copy_of(name, tensor));
+  for (const auto& [name, tensor] : optimizer.state()) {
+    copy_state(name, tensor, optimizer.part_of(name), first_expert, shares, snapshot->optimizer);
   }
   pending_ = std::async(std::launch::async, [this, snapshot] { write(*snapshot); });
   if (failed_before) wait();  // twice in a row: the caller has to know

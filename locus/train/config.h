@@ -103,6 +103,7 @@ struct LogConfig {
   int64_t router_interval = 1;
   int64_t domain_interval = 20;
   bool tensorboard = false;
+  int64_t timeline_step = 0;
 
   template <class V>
   void visit_fields(V& v) {
@@ -111,6 +112,9 @@ struct LogConfig {
     v("domain_interval", domain_interval,
       "steps that are summed up to tell where the tokens of each domain go");
     v("tensorboard", tensorboard, "also write TensorBoard events");
+    v("timeline_step", timeline_step,
+      "step whose timeline on all ranks goes to trace.json, for Perfetto or chrome://tracing, and to "
+      "the report; 0: none");
   }
 };
 

@@ -3,34 +3,34 @@
 // groups.
 //
 // Parameters are packed into buckets in the order in which their gradients come (the reverse of the
-// model's). A full bucket sets off; the backward pass goes on.
+// model's). A full bucket sets off; the backward pass goes on. Where the optimiser has a part of
+// each parameter, only the sum of these parts comes back, and the new values of all parts are
+// collected in the same buckets.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
+#include <cstdint>
 #include <memory>
 #include <vector>
 
-#include "locus/comm/parallel_context.h"
-#include "locus/train/optimizer.h"
+#include "locus/train/parameter_parts.h"
 
 namespace locus::train {
 
-// True for the parameters of experts, of which each rank has its own.
-bool is_expert_parameter(const std::string& name);
-
 class GradientReducer {
  public:
-  GradientReducer(const NamedTensors& parameters, const comm::ParallelContext& parallel,
-                  int64_t bucket_bytes = int64_t{25} << 20);
+  explicit GradientReducer(const ParameterParts& parts, int64_t bucket_bytes = int64_t{25} << 20);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;  // the parameters' hooks point here
   GradientReducer& operator=(const GradientReducer&) = delete;
 
   // Before the backward pass of the last micro-batch of a step: earlier ones only accumulate.
   void start();
-  // After it: until all gradients are the sums over their ranks.
+  // After it: until the gradients of all parts' values are the sums over their ranks. A parameter
+  // that got none on any rank has none. Where a value is a part, its parameter's gradient is gone.
   void finish();
+  // After an update: until the whole parameters hold the new values of all ranks' parts. Gradients
+  // of parts are gone.
+  void gather_parameters();
 
  private:
   struct Bucket;

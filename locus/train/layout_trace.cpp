@@ -11,6 +11,7 @@
 
 #include "locus/base/error.h"
 #include "locus/comm/thread_ranks.h"
+#include "locus/moe/exchange.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/train_step.h"
 
@@ -30,6 +31,24 @@ int64_t take_size(std::string_view& text, std::string_view name) {
   if (code != std::errc() || size < 1) return 0;
   text.remove_prefix(static_cast<size_t>(end - text.data()));
   return size;
+}
+
+// Reads an option off the front of `text`.
+bool take_option(std::string_view& text, LayoutName& layout) {
+  const std::string_view word = text.substr(0, text.find(':'));
+  if (word.starts_with("chunks")) {
+    layout.chunks = take_size(text, "chunks");
+    return layout.chunks >= 1;
+  }
+  if (word == "zero1") {
+    layout.zero1 = true;
+  } else {
+    const std::vector<std::string> known = moe::exchange_names();
+    if (std::find(known.begin(), known.end(), word) == known.end()) return false;
+    layout.exchange = word;
+  }
+  text.remove_prefix(word.size());
+  return true;
 }
 
 double relative(double expected, double found) {
@@ -64,8 +83,16 @@ LayoutName parse_layout(const std::string& text) {
   if (rest == "1") return layout;
   layout.ep = take_size(rest, "ep");
   layout.dp = take_size(rest, "dp");
-  if (text.empty() || !rest.empty() || layout.ep < 1 || layout.dp < 1) {
-    throw ConfigError("\"{}\" is not a layout; 1, ep4, dp2 or ep2dp2, for example", text);
+  bool is_known = !text.empty() && layout.ep >= 1 && layout.dp >= 1 && !text.starts_with(':');
+  while (is_known && rest.starts_with(':')) {
+    rest.remove_prefix(1);
+    is_known = take_option(rest, layout);
+  }
+  if (!is_known || !rest.empty()) {
+    throw ConfigError(
+        "\"{}\" is not a layout; 1, ep4, dp2, ep2dp2, ep4:hierarchical, ep4:dedup:chunks2 or "
+        "dp2:zero1, for example",
+        text);
   }
   return layout;
 }
@@ -90,6 +117,13 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
   std::mutex mutex;
   comm::ParallelConfig parallel;
   parallel.expert_model_parallel_size = layout.ep;
+  parallel.use_distributed_optimizer = layout.zero1;
+  parallel.exchange.type = layout.exchange;
+  parallel.exchange.chunks = layout.chunks;
+  if (moe::find_exchange(layout.exchange).needs_nodes) {
+    parallel.ranks_per_node =
+        config.ranks_per_node > 0 ? config.ranks_per_node : std::max<int64_t>(layout.ep / 2, 1);
+  }
   comm::run_thread_ranks(world_size, parallel, [&](const comm::ParallelContext& context) {
     at::set_num_threads(1);
     model::DecoderConfig shape = config.decoder;
@@ -98,7 +132,7 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     model::Decoder decoder(shape);
     if (config.float64) to_float64(decoder);
     if (config.hooks.model) config.hooks.model(context, decoder);
-    const auto optimizer = make_optimizer(settings, named_parameters(decoder));
+    const auto optimizer = make_optimizer(settings, named_parameters(decoder), context);
     TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size});

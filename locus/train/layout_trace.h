@@ -19,15 +19,20 @@
 
 namespace locus::train {
 
-// ep x dp ranks: experts over ep of them, dp such groups.
+// ep x dp ranks: experts over ep of them, dp such groups. Exchanges that know nodes see two of them
+// in each group of ep ranks, unless the configuration says how many ranks a node has.
 struct LayoutName {
   std::string text;
   int64_t ep = 1;
   int64_t dp = 1;
+  bool zero1 = false;  // with a distributed optimiser
+  std::string exchange = "flat";
+  int64_t chunks = 1;
   int64_t world_size() const { return ep * dp; }
 };
 
-// "1", "ep4", "dp2", "ep2dp2". ConfigError that shows the form.
+// "1", "ep4", "dp2", "ep2dp2", "ep4:hierarchical", "ep4:dedup:chunks2", "dp2:zero1". ConfigError
+// that shows the form.
 LayoutName parse_layout(const std::string& text);
 
 // Where a test plants a fault, rank by rank: the proof has to find it. Empty: nothing.
@@ -43,6 +48,7 @@ struct TraceConfig {
   OptimizerConfig optimizer;
   double lr = 1e-3;
   int64_t num_steps = 3;
+  int64_t ranks_per_node = 0;  // 0: two nodes for each group of ep ranks
   bool float64 = true;
   TraceHooks hooks;
 };

@@ -72,6 +72,9 @@ std::string tag_of(const MetricLine& line, const std::string& key) {
   return (is_of_speed(key) ? "speed" : line.kind()) + "/" + key;
 }
 
+// What tells which line this is, and what the settings fix, makes no curve.
+bool is_measured(std::string_view key) { return key != "layer" && key != "chunks"; }
+
 std::vector<TensorboardScalar> tensorboard_scalars(const MetricLine& line) {
   std::vector<TensorboardScalar> scalars;
   for (const MetricEntry& entry : line.entries()) {
@@ -86,7 +89,7 @@ std::vector<TensorboardScalar> tensorboard_scalars(const MetricLine& line) {
           }
         }
       }
-    } else if (const auto number = entry.value.number(); number && entry.key != "layer") {
+    } else if (const auto number = entry.value.number(); number && is_measured(entry.key)) {
       scalars.push_back({tag_of(line, entry.key), *number});
     }
   }

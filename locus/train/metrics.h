@@ -93,7 +93,8 @@ class MetricsWriter {
                 bool tensorboard);
 
   // Every line goes to metrics.jsonl, "train" lines also to metrics.csv, and the numbers of all but
-  // "run" and "end" to TensorBoard: "train/loss", "moe/layer_0/load_cv", "valid/by_domain/c/loss".
+  // "run", "end" and "skipped" to TensorBoard: "train/loss", "moe_load_cv/layer_02",
+  // "exchange_inter_bytes/layer_02", "valid_loss_by_domain/c".
   void write(const MetricLine& line);
 
  private:

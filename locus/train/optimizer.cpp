@@ -6,7 +6,6 @@
 
 #include "locus/base/error.h"
 #include "locus/comm/collectives.h"
-#include "locus/train/gradient_reducer.h"
 
 namespace locus::train {
 
@@ -23,16 +22,21 @@ constexpr OptimizerEntry kOptimizers[] = {
 std::span<const OptimizerEntry> optimizer_entries() { return kOptimizers; }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
-                                          const NamedTensors& parameters) {
+                                          const NamedTensors& parameters,
+                                          const comm::ParallelContext& parallel) {
   for (const OptimizerEntry& entry : kOptimizers) {
-    if (entry.name == config.type) return entry.make(config, parameters);
+    if (entry.name == config.type) return entry.make(config, make_parts(parameters, parallel));
   }
   throw ConfigError("optimizer.type = \"{}\" is not an optimiser; see `locus list optimizers`",
                     config.type);
 }
 
-bool has_weight_decay(const std::string& name, const at::Tensor& parameter) {
-  return parameter.dim() >= 2 && !name.ends_with("bias");
+Optimizer::Optimizer(ParameterParts parts) : parts_(std::move(parts)) {
+  for (size_t i = 0; i < parts_.size(); ++i) by_name_.emplace(parts_[i].name, i);
+}
+
+const ParameterPart& Optimizer::part_of(const std::string& state_name) const {
+  return parts_[by_name_.at(state_name.substr(state_name.find('.') + 1))];
 }
 
 namespace {
@@ -46,16 +50,21 @@ double square_sum(const std::vector<at::Tensor>& gradients) {
 
 }  // namespace
 
-double gradient_norm(const NamedTensors& parameters, comm::ProcessGroup* ep) {
+double gradient_norm(const ParameterParts& parts, const comm::ParallelContext& parallel) {
   const at::NoGradGuard no_grad;
+  // The ranks over which each has something that the others have not. Where a distributed optimiser
+  // has whole experts, all ranks are one expert-parallel group.
+  comm::ProcessGroup* group =
+      (parallel.use_distributed_optimizer ? parallel.world : parallel.ep).get();
   std::vector<at::Tensor> shared, own;
-  for (const auto& [name, parameter] : parameters) {
-    if (!parameter.grad().defined()) continue;
-    (ep != nullptr && is_expert_parameter(name) ? own : shared).push_back(parameter.grad());
+  for (const ParameterPart& part : parts) {
+    if (!part.value.grad().defined()) continue;
+    const bool is_own = group != nullptr && (part.is_expert || !part.is_whole());
+    (is_own ? own : shared).push_back(part.value.grad());
   }
   double sum = square_sum(shared);
-  if (ep != nullptr) {
-    sum += comm::sum_over(ep, at::full({1}, square_sum(own), at::kDouble)).item<double>();
+  if (group != nullptr) {
+    sum += comm::sum_over(group, at::full({1}, square_sum(own), at::kDouble)).item<double>();
   }
   return std::sqrt(sum);
 }

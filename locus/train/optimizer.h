@@ -9,30 +9,38 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
-#include "locus/comm/process_group.h"
+#include "locus/comm/parallel_context.h"
 #include "locus/train/config.h"
+#include "locus/train/parameter_parts.h"
 
 namespace locus::train {
 
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
-
 class Optimizer {
  public:
+  explicit Optimizer(ParameterParts parts);
   virtual ~Optimizer() = default;
 
-  // One update with the gradients divided by `grad_scale` (clipping costs no pass of its own).
-  // Parameters without a gradient are left alone.
+  // What it updates, in the order of the model.
+  const ParameterParts& parts() const { return parts_; }
+
+  // One update of the parts' values with their gradients divided by `grad_scale` (clipping costs no
+  // pass of its own). Values without a gradient are left alone.
   virtual void step(double lr, double grad_scale) = 0;
 
   // State as named tensors that share memory with the optimiser: read them to save, copy into them
-  // to load. Names are "<slot>.<parameter>".
+  // to load. Names are "<slot>.<parameter>"; shapes are those of the parts' values, or a scalar
+  // that is the same for all parts of a parameter.
   virtual NamedTensors state() = 0;
+  // The part that a tensor of the state, by its name, belongs to.
+  const ParameterPart& part_of(const std::string& state_name) const;
+
+ private:
+  ParameterParts parts_;
+  std::map<std::string, size_t> by_name_;
 };
 
-using MakeOptimizer = std::unique_ptr<Optimizer>(const OptimizerConfig&,
-                                                 const NamedTensors& parameters);
+using MakeOptimizer = std::unique_ptr<Optimizer>(const OptimizerConfig&, ParameterParts parts);
 
 struct OptimizerEntry {
   std::string_view name;
@@ -41,15 +49,15 @@ struct OptimizerEntry {
 };
 
 std::span<const OptimizerEntry> optimizer_entries();
-// ConfigError when there is no such optimiser.
+// With parts of the parameters or all of each, as make_parts() has it. ConfigError when there is no
+// such optimiser.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config,
-                                          const NamedTensors& parameters);
+                                          const NamedTensors& parameters,
+                                          const comm::ParallelContext& parallel = comm::alone());
 
-// Whether weight decay applies: matrices alone, not norms, biases or router biases.
-bool has_weight_decay(const std::string& name, const at::Tensor& parameter);
-
-// Global L2 norm of the gradients, in float32 summed in double. `ep`: the ranks that have other
-// experts; the dense parameters are the same on all of them. Null: this rank has all.
-double gradient_norm(const NamedTensors& parameters, comm::ProcessGroup* ep = nullptr);
+// Global L2 norm of the gradients, in their type summed in double: each parameter counts once,
+// whichever ranks have it. All ranks call it.
+double gradient_norm(const ParameterParts& parts,
+                     const comm::ParallelContext& parallel = comm::alone());
 
 }  // namespace locus::train

@@ -7,9 +7,13 @@
 #include <cmath>
 #include <csignal>
 
+#include "locus/base/error.h"
 #include "locus/base/format.h"
 #include "locus/base/signals.h"
+#include "locus/base/timeline.h"
+#include "locus/comm/activity.h"
 #include "locus/comm/collectives.h"
+#include "locus/comm/watched.h"
 #include "locus/model/batch_tensors.h"
 #include "locus/ops/cross_entropy.h"
 
@@ -57,13 +61,21 @@ TrainStep::TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainC
       optimizer_(optimizer),
       config_(config),
       device_(device),
-      parameters_(named_parameters(decoder)),
-      reducer_(parameters_, decoder.config().parallel) {}
+      reducer_(optimizer.parts()) {
+  const comm::ParallelContext& parallel = decoder.config().parallel;
+  for (const ParameterPart& part : optimizer.parts()) {
+    const bool is_whole = part.group == nullptr || !parallel.use_distributed_optimizer;
+    LOCUS_CHECK(part.group == (part.is_expert ? parallel.edp : parallel.world) &&
+                    part.is_whole() == is_whole,
+                "the optimiser was made for other ranks than the model");
+  }
+}
 
 StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double lr,
                           TrainerState& state) {
   StepResult result;
   const comm::ParallelContext& parallel = decoder_.config().parallel;
+  comm::note_phase(parallel.activity, "forward");
   result.num_labels =
       comm::sum_over(parallel.world.get(), at::full({1}, count_labels(micro_batches), at::kLong))
           .item<int64_t>();
@@ -76,14 +88,28 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
     result.loss += backward(batch, result.num_labels, weight, state.step, result);
   }
   Stopwatch watch;
-  reducer_.finish();
-  sum_over_ranks(result);
+  {
+    const Span span("sum gradients", "wait");
+    comm::note_phase(parallel.activity, "reduce");
+    reducer_.finish();
+    sum_over_ranks(result);
+  }
   result.reduce_s = watch.lap();
-  result.grad_norm = gradient_norm(parameters_, parallel.ep.get());
+  result.grad_norm = gradient_norm(optimizer_.parts(), parallel);
   result.skipped = guard(result, state);
+  comm::note_phase(parallel.activity, "optimizer step");
   if (result.skipped.empty()) {
     const bool clip = config_.clip_grad > 0 && result.grad_norm > config_.clip_grad;
-    optimizer_.step(lr, clip ? result.grad_norm / config_.clip_grad : 1.0);
+    {
+      const Span span("optimizer", "compute");
+      optimizer_.step(lr, clip ? result.grad_norm / config_.clip_grad : 1.0);
+    }
+    result.optimizer_s += watch.lap();
+    if (parallel.use_distributed_optimizer) {
+      const Span span("gather parameters", "wait");
+      reducer_.gather_parameters();
+      result.reduce_s += watch.lap();
+    }
     state.skipped_in_row = 0;
     const double share =
         std::max(1.0 / static_cast<double>(++state.loss_mean_steps), 1.0 / kLossMeanSteps);
@@ -93,23 +119,28 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
     ++state.skipped_in_row;
   }
   end_router_step(result.skipped.empty());
-  for (auto& [name, parameter] : parameters_) parameter.mutable_grad().reset();
+  for (const ParameterPart& part : optimizer_.parts()) {
+    part.parameter.mutable_grad().reset();
+    part.value.mutable_grad().reset();
+  }
   result.optimizer_s += watch.lap();
   return result;
 }
 
-// Each rank has computed its part of both losses.
+// Each rank has computed its part of both losses. Ranks that have made different calls so far end
+// here.
 void TrainStep::sum_over_ranks(StepResult& result) const {
   result.signal = received_signal();
-  const auto& world = decoder_.config().parallel.world;
-  if (world == nullptr) return;
+  const comm::ParallelContext& parallel = decoder_.config().parallel;
+  if (parallel.is_alone()) return;
   // Signals travel along: whoever got one, all stop after the same step, of several the last one in
   // this list.
   constexpr int kSignals[] = {SIGHUP, SIGINT, SIGTERM};
-  std::vector<double> values{result.loss, result.aux_loss};
+  std::vector<double> values{comm::call_balance(parallel), result.loss, result.aux_loss};
   for (const int signal : kSignals) values.push_back(result.signal == signal ? 1.0 : 0.0);
-  const at::Tensor sum = comm::sum_over(world.get(), at::tensor(values, at::kDouble));
+  const at::Tensor sum = comm::sum_over(parallel.world.get(), at::tensor(values, at::kDouble));
   const double* value = sum.const_data_ptr<double>();
+  comm::check_call_balance(parallel, *value++);
   result.loss = *value++;
   result.aux_loss = *value++;
   for (const int signal : kSignals) {
@@ -117,22 +148,29 @@ void TrainStep::sum_over_ranks(StepResult& result) const {
   }
 }
 
-double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
-                           int64_t step, StepResult& result) {
-  Stopwatch watch;
+TrainStep::Losses TrainStep::forward(const data::Batch& batch, int64_t num_labels, int64_t step) {
+  const Span span("forward", "compute");
+  comm::note_phase(decoder_.config().parallel.activity, "forward");
   model::check_ids(batch, decoder_.config().model.vocab_size);
   const model::BatchTensors tensors = model::to_tensors(batch, device_, step);
   const model::DecoderOutput out = decoder_.forward(tensors.input);
   const ops::CrossEntropy entropy =
       ops::linear_cross_entropy(out.hidden_TD, decoder_.output_weight(), tensors.labels_T);
-  const at::Tensor task_loss =
-      entropy.loss_sum / static_cast<double>(std::max<int64_t>(num_labels, 1));
-  const at::Tensor loss = task_loss + out.aux_loss * weight;
+  return {entropy.loss_sum / static_cast<double>(std::max<int64_t>(num_labels, 1)), out.aux_loss};
+}
+
+double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
+                           int64_t step, StepResult& result) {
+  Stopwatch watch;
+  const auto [task_loss, aux_loss] = forward(batch, num_labels, step);
+  const at::Tensor loss = task_loss + aux_loss * weight;
   result.forward_s += watch.lap();
+  const Span span("backward", "compute");
+  comm::note_phase(decoder_.config().parallel.activity, "backward");
   loss.backward();
   // Read only now: reading waits for the device.
   const double value = task_loss.item<double>();
-  result.aux_loss += out.aux_loss.item<double>() * weight;
+  result.aux_loss += aux_loss.item<double>() * weight;
   result.backward_s += watch.lap();
   return value;
 }

@@ -22,11 +22,12 @@ struct StepResult {
   int signal = 0;       // that any rank has received by the end of the step
   std::string skipped;  // why there was no update; empty: there was one
   double forward_s = 0, backward_s = 0, optimizer_s = 0;
-  double reduce_s = 0;  // waited for the sums of gradients over ranks
+  double reduce_s = 0;  // waited for other ranks: sums of gradients, new values of parameters
 };
 
 class TrainStep {
  public:
+  // `optimizer`: of the decoder's parameters and ranks.
   TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainConfig& config,
             at::Device device);
 
@@ -39,6 +40,10 @@ class TrainStep {
 
  private:
   void sum_over_ranks(StepResult& result) const;
+  struct Losses {
+    at::Tensor task, aux;
+  };
+  Losses forward(const data::Batch& batch, int64_t num_labels, int64_t step);
   double backward(const data::Batch& batch, int64_t num_labels, double weight, int64_t step,
                   StepResult& result);
   std::string guard(const StepResult& result, const TrainerState& state) const;
@@ -48,7 +53,6 @@ class TrainStep {
   Optimizer& optimizer_;
   TrainConfig config_;
   at::Device device_;
-  NamedTensors parameters_;
   GradientReducer reducer_;
 };
 

@@ -4,11 +4,15 @@
 
 #include <chrono>
 #include <cmath>
+#include <sstream>
 
 #include "locus/base/error.h"
+#include "locus/base/file.h"
 #include "locus/base/log.h"
 #include "locus/base/progress.h"
 #include "locus/base/signals.h"
+#include "locus/comm/activity.h"
+#include "locus/comm/collectives.h"
 #include "locus/train/lr_schedule.h"
 #include "locus/train/machine.h"
 
@@ -16,6 +20,29 @@ namespace locus::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// To and from the text that ranks send each other: a span a line, its four parts after tabs.
+std::string to_text(const Timeline& timeline) {
+  std::string text;
+  for (const TimelineSpan& span : timeline.spans()) {
+    text += format("{}\t{}\t{:.9f}\t{:.9f}\n", span.name, span.track, span.begin_s, span.end_s);
+  }
+  return text;
+}
+
+std::vector<TimelineSpan> spans_of(const std::string& text) {
+  std::vector<TimelineSpan> spans;
+  std::istringstream lines(text);
+  TimelineSpan span;
+  std::string begin, end;
+  while (std::getline(lines, span.name, '\t') && std::getline(lines, span.track, '\t') &&
+         std::getline(lines, begin, '\t') && std::getline(lines, end)) {
+    span.begin_s = std::stod(begin);
+    span.end_s = std::stod(end);
+    spans.push_back(span);
+  }
+  return spans;
+}
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -79,18 +106,22 @@ TrainOutcome Trainer::run(TrainerState state) {
   if (state_.step >= config.max_steps) evaluate(outcome);
 
   while (state_.step < config.max_steps && outcome.signal == 0) {
+    comm::note_step(parallel.activity, state_.step + 1);
+    comm::note_phase(parallel.activity, "data");
     const Clock::time_point data_begin = Clock::now();
     const std::vector<data::Batch> batches = loader.next();
     interval.data_s += seconds_since(data_begin);
     const double lr = learning_rate(settings_.lr_schedule, state_.step, config.max_steps);
     start_router_stats(state_.step);
-    const StepResult result = train_step_.run(batches, lr, state_);
+    start_exchange_stats(state_.step);
+    const StepResult result = run_step(batches, lr);
     const int64_t num_tokens = config.global_batch_size * batches.front().sequence_length;
     ++state_.step;
     state_.tokens += num_tokens;
     interval.add(result, num_tokens);
     if (!result.skipped.empty()) note_skipped(result);
     write_router_stats(state_.step);
+    write_exchange_stats(state_.step);
     if (bar.on_terminal()) {
       bar.update(state_.step, format("loss {:.4f}  {:.0f} tokens/s", result.loss,
                                      static_cast<double>(interval.tokens) / interval.wall_s()));
@@ -117,6 +148,7 @@ TrainOutcome Trainer::run(TrainerState state) {
   }
   bar.finish();
   if (saved_step != state_.step) save_checkpoint();
+  comm::note_phase(parallel.activity, "checkpoint");
   parts_.checkpoints.wait();
   if (outcome.signal != 0) outcome.reason = "interrupted";
   outcome.state = state_;
@@ -130,6 +162,7 @@ void Trainer::write(const MetricLine& line) const {
 
 void Trainer::evaluate(TrainOutcome& outcome) {
   if (!evaluate_ || outcome.signal != 0) return;
+  comm::note_phase(parts_.decoder.config().parallel.activity, "evaluation");
   try {
     evaluate_(state_.step);
   } catch (const Interrupted&) {
@@ -212,6 +245,66 @@ void Trainer::write_router_stats(int64_t step) {
   }
 }
 
+StepResult Trainer::run_step(const std::vector<data::Batch>& batches, double lr) {
+  if (state_.step + 1 != settings_.log.timeline_step) return train_step_.run(batches, lr, state_);
+  Timeline timeline;
+  StepResult result;
+  {
+    const TimelineScope scope(timeline);
+    result = train_step_.run(batches, lr, state_);
+  }
+  write_timeline(timeline);
+  return result;
+}
+
+// One file of all ranks' spans.
+void Trainer::write_timeline(const Timeline& timeline) const {
+  const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
+  std::vector<std::vector<TimelineSpan>> spans;
+  for (const std::string& text : comm::gather_texts(parallel.world.get(), to_text(timeline))) {
+    spans.push_back(spans_of(text));
+  }
+  if (parallel.rank != 0 || settings_.trace_file.empty()) return;
+  write_file_atomic(settings_.trace_file, to_chrome_trace(spans));
+  log::info("the timeline of step {} is in {}", settings_.log.timeline_step,
+            settings_.trace_file.string());
+}
+
+void Trainer::start_exchange_stats(int64_t step) {
+  if ((step + 1) % settings_.log.interval != 0) return;
+  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_exchange_stats();
+}
+
+// Of this one step.
+void Trainer::write_exchange_stats(int64_t step) {
+  if (step % settings_.log.interval != 0) return;
+  const comm::ExchangeConfig& exchange = parts_.decoder.config().parallel.exchange;
+  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+    const std::optional<moe::SummedExchange> sum = moe->take_exchange_stats();
+    if (!sum) continue;
+    const moe::DirectionStats total = sum->stats.total();
+    MetricLine line("exchange", step);
+    line.set("layer", layer).set("type", exchange.type).set("chunks", exchange.chunks);
+    for (int i = 0; i < moe::kNumDirections; ++i) {
+      const std::string name(moe::direction_name(static_cast<moe::Direction>(i)));
+      line.set(name + "_intra_bytes", sum->stats.of[i].intra_bytes)
+          .set(name + "_inter_bytes", sum->stats.of[i].inter_bytes)
+          .set(name + "_flight_s", sum->stats.of[i].flight_s)
+          .set(name + "_exposed_s", sum->stats.of[i].exposed_s);
+    }
+    line.set("intra_bytes", total.intra_bytes)
+        .set("inter_bytes", total.inter_bytes)
+        .set("least_inter_bytes", 4 * sum->stats.least_inter_bytes)
+        .set("flat_inter_bytes", 4 * sum->stats.flat_inter_bytes)
+        .set("inter_messages", sum->stats.inter_messages)
+        .set("flight_s", total.flight_s)
+        .set("exposed_s", total.exposed_s)
+        .set("plan_s", sum->stats.plan_s)
+        .set("rank_bytes", sum->matrix_RR);
+    write(line);
+  }
+}
+
 void Trainer::note_skipped(const StepResult& result) {
   const int64_t batch = settings_.train.global_batch_size;
   const int64_t first = (state_.step - 1) * batch;
@@ -232,6 +325,7 @@ void Trainer::note_skipped(const StepResult& result) {
 
 void Trainer::save_checkpoint() {
   const Clock::time_point begin = Clock::now();
+  comm::note_phase(parts_.decoder.config().parallel.activity, "checkpoint");
   parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_, settings_.texts);
   write(MetricLine("checkpoint", state_.step)
             .set("path", format("checkpoints/step_{:08}", state_.step))

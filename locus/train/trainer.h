@@ -4,12 +4,14 @@
 
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "locus/base/timeline.h"
 #include "locus/data/loader.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
@@ -38,6 +40,7 @@ struct TrainerSettings {
   double flops_per_token = 0;  // of training, for the throughput
   double peak_flops = 0;
   std::vector<TextFile> texts;  // of each checkpoint
+  std::filesystem::path trace_file;  // of log.timeline_step; rank 0 writes it
 };
 
 struct TrainOutcome {
@@ -67,6 +70,10 @@ class Trainer {
   void evaluate(TrainOutcome& outcome);
   void start_router_stats(int64_t step);
   void write_router_stats(int64_t step);
+  void start_exchange_stats(int64_t step);
+  void write_exchange_stats(int64_t step);
+  StepResult run_step(const std::vector<data::Batch>& batches, double lr);
+  void write_timeline(const Timeline& timeline) const;
   void write(const MetricLine& line) const;
   void write_train_line(const Interval& interval, double lr);
   void note_skipped(const StepResult& result);

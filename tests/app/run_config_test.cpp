@@ -133,6 +133,22 @@ TEST_P(Problem, IsNamedAloneWithKeyAndValue) {
   EXPECT_NE(problems[0].find(GetParam().problem), std::string::npos) << problems[0];
 }
 
+TEST(RunConfig, EmulatedNodesHoldEquallyManyRanks) {
+  RunConfig config = load_run_config("", {"comm.emulate.nodes=2", "train.global_batch_size=96"});
+  EXPECT_NO_THROW(validate_ranks(config, 4));
+  EXPECT_NE(error_of<ConfigError>([&] {
+              validate_ranks(config, 3);
+            }).find("comm.emulate.nodes = 2 does not divide the 3 ranks"),
+            std::string::npos);
+  config.parallel.ranks_per_node = 2;
+  EXPECT_NO_THROW(validate_ranks(config, 4));
+  config.parallel.ranks_per_node = 1;
+  EXPECT_NE(error_of<ConfigError>([&] {
+              validate_ranks(config, 4);
+            }).find("comm.emulate.nodes = 2 contradicts parallel.ranks_per_node = 1"),
+            std::string::npos);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Model, Problem,
     testing::Values(
@@ -202,6 +218,12 @@ INSTANTIATE_TEST_SUITE_P(
         WrongSetting{{"train.loss_spike_factor=0.5"},
                      "train.loss_spike_factor = 0.5 must be over 1"},
         WrongSetting{{"train.clip_grad=-1.0"}, "train.clip_grad = -1"},
+        WrongSetting{{"comm.emulate.nodes=-1"}, "comm.emulate.nodes = -1 must be 0 or more"},
+        WrongSetting{{"comm.emulate.latency_us=-5.0"},
+                     "comm.emulate.latency_us = -5 must be 0 to 1e6"},
+        WrongSetting{{"comm.emulate.intra_latency_us=1e7"}, "comm.emulate.intra_latency_us = "},
+        WrongSetting{{"comm.emulate.gbit_per_s=1e-4"}, "must be 0 (takes no time) or 1e-3 to 1e6"},
+        WrongSetting{{"comm.emulate.intra_gbit_per_s=nan"}, "comm.emulate.intra_gbit_per_s = nan"},
         WrongSetting{{"optimizer.type=adam"}, "did you mean adamw?"},
         WrongSetting{{"optimizer.adam_beta2=1.0"}, "optimizer.adam_beta2 = 1"},
         WrongSetting{{"optimizer.adam_eps=0.0"}, "optimizer.adam_eps = 0"},

@@ -104,7 +104,7 @@ TEST(Ranks, ALostPeerIsAnErrorWithinTheDeadline) {
                      if (context.rank == 1) return;  // never calls
                      sum_over(context.world.get(), at::ones({1}));
                    },
-                   2.0),
+                   {.timeout_s = 2.0}),
                CommError);
 }
 

@@ -68,7 +68,9 @@ def test_losses(train, scratch, name, launch):
     for ranks, ep, placement in ((2, 2, "within_node"), (4, 2, "across_nodes"), (4, 1, "within_node")):
         run = scratch / f"{name}-{ranks}-{ep}"
         several = loss(train(run, 6, ranks, launch, parallel__expert_model_parallel_size=ep,
-                             parallel__ep_placement=placement))
+                             parallel__ep_placement=placement,
+                             comm__emulate__nodes=2 if placement == "across_nodes" else 0,
+                             comm__emulate__latency_us=100, comm__emulate__gbit_per_s=1))
         assert abs(several - alone) < 1e-5 * alone, (name, ranks, ep, several, alone)
         assert (run / "logs" / f"rank_{ranks - 1:04}.log").exists()
         assert len((run / "metrics.csv").read_text().splitlines()) == 4, "a head and three lines"
@@ -77,11 +79,12 @@ def test_losses(train, scratch, name, launch):
 def test_any_layout_resumes_any_other(train, scratch, name, launch):
     undisturbed = loss(train(scratch / "undisturbed", 10))
     run = scratch / f"{name}-chain"
-    chain = ((2, 1, 1), (4, 4, 4), (6, 4, 2), (8, 8, 4), (10, 1, 1))
-    for max_steps, ranks, ep in chain:
+    chain = ((2, 1, 1, False), (4, 4, 4, False), (6, 4, 2, True), (8, 8, 4, True), (10, 1, 1, False))
+    for max_steps, ranks, ep, distributed in chain:
         # Started without a launcher where there is one rank.
         last = loss(train(run, max_steps, ranks, launch if ranks > 1 else (lambda _: []),
-                          parallel__expert_model_parallel_size=ep))
+                          parallel__expert_model_parallel_size=ep,
+                          parallel__use_distributed_optimizer=distributed))
     assert abs(last - undisturbed) < 1e-5 * undisturbed, (last, undisturbed)
     shards = sorted(path.name for path in (run / "checkpoints").glob("step_00000008/optimizer-*"))
     assert len(shards) == 8, shards
@@ -94,6 +97,7 @@ def test_one_message_of_what_is_wrong(train, scratch, name, launch):
     cases = [
         (2, {"parallel__expert_model_parallel_size": 3}, "parallel.expert_model_parallel_size = 3", 2),
         (2, {"train__micro_batch_size": 8}, "times the 2 ranks", 2),
+        (2, {"comm__emulate__nodes": 3}, "comm.emulate.nodes = 3 does not divide the 2 ranks", 2),
         (2, {"data__train": [str(scratch / "nothing")]}, str(scratch / "nothing"), 2)]
     for ranks, settings, message, code in cases:
         done = train(scratch / f"{name}-wrong", 2, ranks, launch, **settings)

@@ -189,5 +189,28 @@ TEST_F(Metrics, SendsNumbersOfTrainValidAndMoeLinesToTensorboard) {
   }
 }
 
+TEST_F(Metrics, GroupsTheExchangesByQuantityWithACardForEachLayer) {
+  MetricsWriter writer(run_, {}, true);
+  for (const int64_t layer : {1, 12}) {
+    writer.write(MetricLine("exchange", 5)
+                     .set("layer", layer)
+                     .set("type", "dedup")
+                     .set("chunks", 4)
+                     .set("dispatch_inter_bytes", 4096.0)
+                     .set("exposed_s", 0.25)
+                     .set("rank_bytes", std::vector<std::vector<double>>{{0, 1}, {1, 0}}));
+  }
+  const std::string events = read_file(fs::directory_iterator(run_ / "tensorboard")->path());
+  for (const char* tag :
+       {"exchange_dispatch_inter_bytes/layer_01", "exchange_dispatch_inter_bytes/layer_12",
+        "exchange_exposed_s/layer_01", "exchange_exposed_s/layer_12"}) {
+    EXPECT_NE(events.find(tag), std::string::npos) << tag;
+  }
+  for (const char* tag :
+       {"exchange/", "exchange_layer", "exchange_type", "exchange_chunks", "exchange_rank_bytes"}) {
+    EXPECT_EQ(events.find(tag), std::string::npos) << tag;
+  }
+}
+
 }  // namespace
 }  // namespace locus::train

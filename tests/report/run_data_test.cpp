@@ -159,6 +159,149 @@ TEST(RunData, RefusesABrokenEvaluation) {
   expect_error(folder, "eval.json: not valid JSON");
 }
 
+std::string exchange(int64_t step, int64_t layer, const std::string& more = "") {
+  return format(R"({{"kind":"exchange","step":{},"layer":{},"type":"flat","chunks":2,)"
+                R"("inter_bytes":{},"dispatch_inter_bytes":{}{}}})"
+                "\n",
+                step, layer, 1000 * step, 250 * step, more);
+}
+
+std::string run_on_nodes(const std::string& nodes, const std::string& resumed_from = "null") {
+  return format(
+      "{{\"kind\":\"run\",\"step\":0,\"ranks\":4,\"node_of_ep_rank\":{},\"resumed_from\":{}}}\n",
+      nodes, resumed_from);
+}
+
+TEST(RunData, ReadsTheExchangesOfEachLayer) {
+  SyntheticRun synthetic;
+  synthetic.node_of_ep_rank = {0, 0, 1, 1};
+  const RunData run = load_run(synthetic.write());
+  EXPECT_EQ(run.info.ranks, 4);
+  EXPECT_EQ(run.info.node_of_ep_rank, (std::vector<int64_t>{0, 0, 1, 1}));
+  ASSERT_EQ(run.exchange.size(), 4u);
+  const ExchangeLayerData& layer = run.exchange.at(5);
+  EXPECT_EQ(layer.points.size(), 600u);
+  const ExchangePoint& point = layer.points.back();
+  EXPECT_EQ(point.step, 1200);
+  EXPECT_EQ(point.least_inter_bytes, point.inter_bytes);
+  EXPECT_GT(point.flat_inter_bytes, 1.6 * point.inter_bytes);
+  EXPECT_EQ(point.inter_messages, 8);
+  EXPECT_EQ(point.plan_s, 0.0004);
+  ASSERT_TRUE(layer.last);
+  EXPECT_EQ(layer.last->type, "dedup");
+  EXPECT_EQ(layer.last->chunks, 2);
+  double inter_bytes = 0, exposed_s = 0;
+  for (const ExchangeWay& way : layer.last->ways) {
+    inter_bytes += way.inter_bytes;
+    exposed_s += way.exposed_s;
+  }
+  EXPECT_NEAR(inter_bytes, point.inter_bytes, 1);
+  EXPECT_NEAR(exposed_s, point.exposed_s, 1e-5);
+  ASSERT_EQ(layer.last->rank_bytes.size(), 4u);
+  EXPECT_EQ(layer.last->rank_bytes[2][2], 0);
+  EXPECT_GT(layer.last->rank_bytes[2][1], 0);
+  EXPECT_EQ(layer.last->node_of, run.info.node_of_ep_rank);
+}
+
+TEST(RunData, ForgetsExchangesAfterTheStepThatWasResumedFrom) {
+  const RunData run = load_run(folder_with(
+      run_on_nodes("[0,1]") + train(1, 5) + exchange(1, 0) + exchange(1, 2) + train(2, 4) +
+      exchange(2, 0, R"(,"rank_bytes":[[0,1],[2,0]])") + run_from("1") + train(2, 3)));
+  ASSERT_EQ(run.exchange.size(), 2u);
+  ASSERT_EQ(run.exchange.at(0).points.size(), 1u);
+  EXPECT_EQ(run.exchange.at(0).points[0].inter_bytes, 1000);
+  EXPECT_FALSE(run.exchange.at(0).last) << "of a history that was given up";
+  EXPECT_TRUE(run.exchange.at(2).last);
+}
+
+TEST(RunData, KnowsNoNodesWhereTheirListIsOfAnotherLayoutThanTheMatrix) {
+  const std::string matrix = R"(,"rank_bytes":[[0,1],[2,0]])";
+  const RunData run =
+      load_run(folder_with(run_on_nodes("[0,0,1,1]") + train(1, 5) + exchange(1, 0, matrix) +
+                           run_on_nodes("[0,7]", "1") + exchange(1, 1, matrix)));
+  EXPECT_TRUE(run.exchange.at(0).last->node_of.empty());
+  EXPECT_EQ(run.exchange.at(1).last->node_of, (std::vector<int64_t>{0, 7}));
+}
+
+TEST(RunData, NamesWhatIsWrongInAnExchange) {
+  expect_error(folder_with(train(1, 2) + "{\"kind\":\"exchange\",\"step\":1}\n"),
+               "metrics.jsonl:2: no layer number");
+  expect_error(folder_with(train(1, 2) + exchange(1, 0, R"(,"flight_s":"long")")),
+               "\"flight_s\" must be a number, not string");
+  expect_error(folder_with(train(1, 2) + exchange(1, 0, R"(,"rank_bytes":[[0,1],[2]])")),
+               "\"rank_bytes\" must be a square matrix, but line 2 of 2 holds 1");
+  expect_error(folder_with(train(1, 2) + exchange(1, 0, R"(,"rank_bytes":[[0,"a"],[2,0]])")),
+               "\"rank_bytes\" must hold numbers only");
+  expect_error(folder_with(run_on_nodes("[0,0.5]") + train(1, 2)),
+               "\"node_of_ep_rank\" must hold whole numbers only");
+}
+
+TEST(RunData, ReadsTheTimelineOfAStep) {
+  SyntheticRun synthetic;
+  synthetic.node_of_ep_rank = {0, 0, 1, 1};
+  synthetic.has_trace = true;
+  const RunData run = load_run(synthetic.write());
+  ASSERT_TRUE(run.trace) << run.trace_problem;
+  EXPECT_TRUE(run.trace_problem.empty());
+  ASSERT_EQ(run.trace->ranks.size(), 4u);
+  const TraceRank& rank = run.trace->ranks[2];
+  EXPECT_EQ(rank.name, "rank 2");
+  const TraceBar& last = rank.bars.back();
+  EXPECT_EQ(run.trace->names[last.name], "optimizer");
+  EXPECT_EQ(run.trace->tracks[last.track], "compute");
+  EXPECT_NEAR(last.length_us, 7000, 0.2);
+  EXPECT_EQ(run.trace->tracks.size(), 3u);
+}
+
+// What the notice says about a run with this trace.json.
+std::string trace_notice(const std::string& content) {
+  const fs::path folder = folder_with(train(1, 2));
+  write_file_atomic(folder / "trace.json", content);
+  const RunData run = load_run(folder);
+  EXPECT_FALSE(run.trace);
+  for (const Notice& notice : find_notices(run)) {
+    if (notice.text.find("trace.json") != std::string::npos) return notice.text;
+  }
+  return "no notice";
+}
+
+TEST(RunData, ABrokenTimelineIsANoticeAndNoFailure) {
+  const std::string span = R"({"ph":"X","name":"forward","pid":0,"tid":0,"ts":0,"dur":)";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"", "not valid JSON at byte 1"},
+      {R"({"traceEvents":[)" + span, "not valid JSON at byte"},
+      {R"({"traceEvents":[)" + span + "1e999}]}", "not valid JSON: "},
+      {"[1]", "no list under \"traceEvents\""},
+      {R"({"traceEvents":7})", "no list under \"traceEvents\""},
+      {R"({"traceEvents":[]})", "no span in it"},
+      {R"({"traceEvents":[4]})", "event 0: not a JSON object"},
+      {R"({"traceEvents":[)" + span + "1}," + span + "-1}]}",
+       "event 1: no time of 0 or more under \"dur\""},
+      {R"({"traceEvents":[{"ph":"X","name":"forward","pid":"a","tid":0,"ts":0,"dur":1}]})",
+       "event 0: no whole number under \"pid\""},
+      {R"({"traceEvents":[{"ph":"M","name":"thread_name","pid":0,"tid":0,"args":3}]})",
+       "event 0: no text under \"name\""},
+  };
+  for (const auto& [content, part] : cases) {
+    const std::string notice = trace_notice(content);
+    EXPECT_NE(notice.find("trace.json: "), std::string::npos) << notice;
+    EXPECT_NE(notice.find(part), std::string::npos) << content << "\n" << notice;
+    EXPECT_TRUE(notice.ends_with("The timeline of the step is left out.")) << notice;
+  }
+}
+
+TEST(RunData, TakesATimelineOfUnnamedProcessesAndUnknownEvents) {
+  const fs::path folder = folder_with(train(1, 2));
+  write_file_atomic(folder / "trace.json",
+                    R"({"traceEvents":[{"ph":"C","name":"memory"},)"
+                    R"({"ph":"X","name":"a","pid":7,"tid":2,"ts":1.5,"dur":2}]})");
+  const RunData run = load_run(folder);
+  ASSERT_TRUE(run.trace) << run.trace_problem;
+  EXPECT_EQ(run.trace->ranks[0].name, "process 7");
+  EXPECT_EQ(run.trace->tracks[0], "thread 2");
+  EXPECT_EQ(run.trace->ranks[0].bars[0].begin_us, 1.5);
+}
+
 TEST(RunData, WarnsOfDivergenceAndOverfitting) {
   const RunData run = load_run(folder_with(
       train(1, 2) +

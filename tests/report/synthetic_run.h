@@ -11,6 +11,7 @@
 #include "locus/base/file.h"
 #include "locus/base/format.h"
 #include "locus/base/random.h"
+#include "locus/base/timeline.h"
 
 namespace locus::report {
 
@@ -35,6 +36,11 @@ class SyntheticRun {
   double capability = 0;  // lowers the loss
   double dropped = 0;
   bool has_end = true;
+  std::vector<int64_t> node_of_ep_rank = {};  // empty: no exchange
+  std::string exchange_type = "dedup";
+  int64_t chunks = 2;
+  int64_t ranks = 0;  // 0: as many as node_of_ep_rank
+  bool has_trace = false;
   std::vector<std::string> domains = {"c_headers", "python", "manual", "docs", "licences"};
 
   // Writes all files and returns the folder.
@@ -46,6 +52,9 @@ class SyntheticRun {
       lines += train_line(step);
       if (step % moe_interval < interval) {
         for (const int64_t layer : moe_layers) lines += moe_line(step, layer);
+      }
+      if (!node_of_ep_rank.empty()) {
+        for (const int64_t layer : moe_layers) lines += exchange_line(step, layer);
       }
       if (step % std::max<int64_t>(1, num_steps / 12) < interval) lines += valid_line(step);
     }
@@ -60,6 +69,7 @@ class SyntheticRun {
     write_file_atomic(folder / "metrics.jsonl", lines);
     write_file_atomic(folder / "config.toml", config());
     write_file_atomic(folder / "eval.json", eval());
+    if (has_trace) write_file_atomic(folder / "trace.json", trace());
     write_file_atomic(
         folder / "samples.txt",
         "prompt: static inline int\n"
@@ -109,10 +119,11 @@ class SyntheticRun {
         R"("active_parameters":{},"flops_per_token":{},"tokens_per_step":{},)"
         R"("router":"{}","num_layers":{},)"
         R"("moe_layers":[],"num_experts":{},"domains":{},"peak_flops":1.4e11,"threads":2,)"
-        R"("resumed_from":null}})"
+        R"("ranks":{},"node_of_ep_rank":[{}],"resumed_from":null}})"
         "\n",
         6'100'000 + 420'000 * num_experts, 7'020'000, 42'000'000, kTokensPerStep,
-        num_experts > 8 ? "switch" : "top_k", num_layers, num_experts, name_list(domains));
+        num_experts > 8 ? "switch" : "top_k", num_layers, num_experts, name_list(domains),
+        ranks > 0 ? ranks : std::max<int64_t>(1, num_ep_ranks()), node_list());
   }
 
   std::string train_line(int64_t step) const {
@@ -185,6 +196,99 @@ class SyntheticRun {
         matrix);
   }
 
+  int64_t num_ep_ranks() const { return static_cast<int64_t>(node_of_ep_rank.size()); }
+
+  std::string node_list() const {
+    std::string list;
+    for (const int64_t node : node_of_ep_rank) {
+      list.append(list.empty() ? "" : ",").append(std::to_string(node));
+    }
+    return list;
+  }
+
+  // Bytes from each rank to each other one, more to some than to others; `inter` counts those
+  // between nodes.
+  std::string rank_bytes(int64_t step, int64_t layer, double& intra, double& inter) const {
+    std::string rows;
+    for (int64_t from = 0; from < num_ep_ranks(); ++from) {
+      std::string row;
+      for (int64_t to = 0; to < num_ep_ranks(); ++to) {
+        const double liking = std::exp(0.5 * noise("liking", from, layer * 1000 + to) +
+                                       0.05 * noise("sent", step, from * 1000 + to));
+        const double bytes = from == to ? 0 : std::round(150'000 * liking);
+        const bool within =
+            node_of_ep_rank[static_cast<size_t>(from)] == node_of_ep_rank[static_cast<size_t>(to)];
+        (within ? intra : inter) += bytes;
+        row.append(row.empty() ? "" : ",").append(format("{:.0f}", bytes));
+      }
+      rows += format("{}[{}]", rows.empty() ? "" : ",", row);
+    }
+    return rows;
+  }
+
+  std::string exchange_line(int64_t step, int64_t layer) const {
+    double intra = 0, inter = 0;
+    const std::string matrix = rank_bytes(step, layer, intra, inter);
+    const double flight_s = 0.016 * (1 + 0.05 * noise("flight", step, layer));
+    const double exposed_s = flight_s * (0.3 + 0.05 * noise("exposed", step, layer));
+    std::string ways;
+    for (const char* way : {"dispatch", "combine", "combine_gradient", "dispatch_gradient"}) {
+      ways += format(R"("{0}_intra_bytes":{1},"{0}_inter_bytes":{2},"{0}_flight_s":{3:.6f},)"
+                     R"("{0}_exposed_s":{4:.6f},)",
+                     way, intra / 4, inter / 4, flight_s / 4, exposed_s / 4);
+    }
+    const bool least = exchange_type == "dedup";
+    return format(
+        R"({{"kind":"exchange","step":{},"layer":{},"type":"{}","chunks":{},{})"
+        R"("intra_bytes":{},"inter_bytes":{},"least_inter_bytes":{},"flat_inter_bytes":{},)"
+        R"("inter_messages":{},"flight_s":{:.6f},"exposed_s":{:.6f},"plan_s":0.0004,)"
+        R"("rank_bytes":[{}]}})"
+        "\n",
+        step, layer, exchange_type, chunks, ways, intra, inter, least ? inter : 0.6 * inter,
+        least ? inter / 0.6 : inter, chunks * num_ep_ranks(), flight_s, exposed_s, matrix);
+  }
+
+  // The rows of one layer go out in chunks and come back, while experts compute; then the time.
+  double add_exchange(Timeline& timeline, double now_s, int64_t rank, int64_t layer,
+                      const std::string& suffix) const {
+    const double chunk_s = 0.004 / static_cast<double>(chunks);
+    double landed_s = now_s;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const double flight_s = chunk_s * (1.5 + 0.3 * noise("way", layer, rank * 100 + chunk));
+      const double out_s = now_s + 0.0002 * static_cast<double>(chunk);
+      landed_s = std::max(landed_s, out_s + flight_s);
+      timeline.add("dispatch" + suffix, "rows under way", out_s, landed_s);
+      if (chunk == 0) timeline.add("dispatch" + suffix, "wait", now_s + 0.0004, landed_s);
+      if (suffix.empty()) timeline.add("experts", "compute", landed_s, landed_s + chunk_s);
+      landed_s += chunk_s;
+      timeline.add("combine" + suffix, "rows under way", landed_s, landed_s + flight_s);
+    }
+    timeline.add("combine" + suffix, "wait", landed_s, landed_s + 1.5 * chunk_s);
+    return landed_s + 1.6 * chunk_s;
+  }
+
+  std::string trace() const {
+    std::vector<std::vector<TimelineSpan>> spans;
+    for (int64_t rank = 0; rank < num_ep_ranks(); ++rank) {
+      Timeline timeline;
+      double now_s = 100;
+      double begin_s = now_s;
+      for (int64_t layer = 0; layer < num_layers; ++layer) {
+        now_s = add_exchange(timeline, now_s + 0.003, rank, layer, "");
+      }
+      timeline.add("forward", "compute", begin_s, now_s += 0.004);
+      begin_s = now_s;
+      for (int64_t layer = num_layers; layer-- > 0;) {
+        now_s = add_exchange(timeline, now_s + 0.006, rank, layer, "_gradient");
+      }
+      timeline.add("backward", "compute", begin_s, now_s += 0.002);
+      timeline.add("sum gradients", "wait", now_s, now_s + 0.005);
+      timeline.add("optimizer", "compute", now_s + 0.005, now_s + 0.012);
+      spans.push_back(timeline.spans());
+    }
+    return to_chrome_trace(spans);
+  }
+
   std::string domain_row(const std::vector<double>& weight, int64_t layer, int64_t domain) const {
     std::vector<double> share;
     double total = 0;
@@ -224,8 +328,8 @@ class SyntheticRun {
         "[model]\nhidden_size = 256  # width\nnum_hidden_layers = {}\nname = \"a # b\"\n\n[moe]\n"
         "num_local_experts = {}\nlayers = [\n  1,\n  3,  # comment\n]\n\n[moe.router]\ntype = "
         "\"{}\"\n"
-        "top_k = 2\n\n[train]\nseed = {}\nlearning_rate = 0.001\n",
-        num_layers, num_experts, num_experts > 8 ? "switch" : "top_k", seed);
+        "top_k = 2\n\n[train]\nseed = {}\nlearning_rate = 0.001\n\n[log]\ntimeline_step = {}\n",
+        num_layers, num_experts, num_experts > 8 ? "switch" : "top_k", seed, has_trace ? 40 : 0);
   }
 
   std::string eval() const {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "locus/base/error.h"
@@ -37,6 +38,15 @@ TraceConfig hard_config(const std::string& router) {
 class EveryLayout
     : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {};
 
+// gtest takes letters, digits and underscores.
+std::string name_of(
+    const testing::TestParamInfo<std::tuple<std::string, std::string, std::string>>& one) {
+  std::string name =
+      std::get<0>(one.param) + "_" + std::get<1>(one.param) + "_" + std::get<2>(one.param);
+  std::replace(name.begin(), name.end(), ':', '_');
+  return name;
+}
+
 TEST_P(EveryLayout, TrainsTheSameModelAsOneRank) {
   const auto& [router, layout, scope] = GetParam();
   const test::TempFolder folder;
@@ -58,10 +68,15 @@ INSTANTIATE_TEST_SUITE_P(Routers, EveryLayout,
                          testing::Combine(testing::ValuesIn(moe::router_names()),
                                           testing::Values("dp2", "ep2", "ep4", "ep2dp2"),
                                           testing::Values("micro_batch")),
-                         [](const auto& one) {
-                           return std::get<0>(one.param) + "_" + std::get<1>(one.param) + "_" +
-                                  std::get<2>(one.param);
-                         });
+                         name_of);
+
+INSTANTIATE_TEST_SUITE_P(Exchanges, EveryLayout,
+                         testing::Combine(testing::ValuesIn(moe::router_names()),
+                                          testing::Values("ep4:hierarchical:chunks2",
+                                                          "ep4:dedup:chunks2", "ep2dp2:dedup:zero1",
+                                                          "ep2:flat:chunks2"),
+                                          testing::Values("micro_batch")),
+                         name_of);
 
 INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
                          testing::Combine(testing::Values("top_k"), testing::Values("ep2dp2"),
@@ -94,9 +109,12 @@ TEST(Layouts, AgreeWithRecomputationAndFloat32) {
   config.decoder.recompute = true;
   config.float64 = false;
   const auto expected = trace_layout(parse_layout("1"), config, source);
-  const TraceDifference difference =
-      compare_traces(expected, trace_layout(parse_layout("ep2dp2"), config, source), 2e-5);
-  EXPECT_EQ(difference.step, 0) << difference.what << ": " << difference.relative;
+  for (const char* layout : {"ep2dp2", "ep4:hierarchical:chunks2", "ep4:dedup"}) {
+    const TraceDifference difference =
+        compare_traces(expected, trace_layout(parse_layout(layout), config, source), 2e-5);
+    EXPECT_EQ(difference.step, 0) << layout << ", " << difference.what << ": "
+                                  << difference.relative;
+  }
 }
 
 // What the proof is for: faults that training alone would hide.
@@ -130,7 +148,7 @@ TEST_F(PlantedFault, AnExpertsGradientWithoutItsFactorIsNamed) {
   TraceHooks hooks;
   hooks.model = [](const comm::ParallelContext& context, model::Decoder& decoder) {
     if (context.rank != 3) return;
-    at::Tensor& weight = decoder.named_parameters()["layers.1.moe.experts.down_proj"];
+    at::Tensor weight = decoder.named_parameters()["layers.1.moe.experts.down_proj"];
     weight.register_hook([](at::Tensor gradient) {
       gradient = gradient.clone();
       gradient[0].mul_(0.5);
@@ -169,8 +187,13 @@ TEST_F(PlantedFault, ARankWhoseWeightsDriftOffIsNamed) {
 TEST(Layouts, AreReadFromTheirNames) {
   EXPECT_EQ(parse_layout("ep4dp2").world_size(), 8);
   EXPECT_EQ(parse_layout("dp3").ep, 1);
+  const LayoutName named = parse_layout("ep4:dedup:chunks2:zero1");
+  EXPECT_EQ(named.exchange, "dedup");
+  EXPECT_EQ(named.chunks, 2);
+  EXPECT_TRUE(named.zero1);
   EXPECT_EQ(parse_layout("1").world_size(), 1);
-  for (const char* wrong : {"", "2", "ep", "ep0", "dp2ep2", "ep2 ", "ep-1", "ep2x"}) {
+  for (const char* wrong : {"", "2", "ep", "ep0", "dp2ep2", "ep2 ", "ep-1", "ep2x",
+                            "ep2:", ":dedup", "ep2:other", "ep2:chunks", "ep2:chunks0"}) {
     EXPECT_NE(test::error_of<ConfigError>([&] { parse_layout(wrong); }).find("is not a layout"),
               std::string::npos)
         << wrong;

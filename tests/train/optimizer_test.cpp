@@ -94,9 +94,9 @@ TEST(Optimizer, TheGradientNormIsGlobal) {
       {"a", parameter({3}, 0)}, {"b", parameter({2, 2}, 0)}, {"none", parameter({1}, 0)}};
   parameters[0].second.mutable_grad() = at::full({3}, 2.0);
   parameters[1].second.mutable_grad() = at::full({2, 2}, 1.0);
-  EXPECT_NEAR(gradient_norm(parameters), 4.0, 1e-6);
+  EXPECT_NEAR(gradient_norm(make_parts(parameters, comm::alone())), 4.0, 1e-6);
   parameters[1].second.mutable_grad()[0][0] = NAN;
-  EXPECT_TRUE(std::isnan(gradient_norm(parameters)));
+  EXPECT_TRUE(std::isnan(gradient_norm(make_parts(parameters, comm::alone()))));
 }
 
 TEST(Optimizer, AnUnknownNameIsAConfigError) {

@@ -302,7 +302,8 @@ class Plot {
     this.x = makeScale(x0, x1, kMarginLeft, right, this.view.logX);
     const [y0, y1] = this.yRange();
     this.y = makeScale(y0, y1, bottom, kMarginTop, this.logY);
-    this.drawAxes(context, right, bottom);
+    this.drawYAxis(context, right);
+    this.drawXAxis(context, right, bottom);
     context.save();
     context.beginPath();
     context.rect(kMarginLeft, kMarginTop - 4, right - kMarginLeft + 4, bottom - kMarginTop + 5);
@@ -336,12 +337,8 @@ class Plot {
     return [this.options.zero && low === 0 ? 0 : low - pad, high + pad];
   }
 
-  drawAxes(context, right, bottom) {
-    const [width, height] = this.size;
-    const xTicks = this.x.log ?
-        logTicks(this.x.low, this.x.high, 6) :
-        (this.view.axis.ticks || linearTicks)(this.x.low, this.x.high, Math.max(3, width / 75));
-    const yCount = Math.max(3, height / 42);
+  drawYAxis(context, right) {
+    const yCount = Math.max(3, this.size[1] / 42);
     const yTicks = (this.logY ? logTicks : linearTicks)(this.y.low, this.y.high, yCount);
     context.strokeStyle = cssColour('grid');
     context.lineWidth = 1;
@@ -357,6 +354,14 @@ class Plot {
     context.textAlign = 'right';
     for (const tick of yTicks)
       context.fillText(this.options.format(tick), kMarginLeft - 6, this.y.at(tick));
+  }
+
+  drawXAxis(context, right, bottom) {
+    const width = this.size[0];
+    const xTicks = this.x.log ?
+        logTicks(this.x.low, this.x.high, 6) :
+        (this.view.axis.ticks || linearTicks)(this.x.low, this.x.high, Math.max(3, width / 75));
+    context.fillStyle = cssColour('soft');
     context.textBaseline = 'alphabetic';
     let free = 0;  // where the last label ended
     for (const tick of xTicks) {

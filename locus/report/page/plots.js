@@ -1,7 +1,8 @@
 // The three kinds of chart, on the ground that charts.js lays.
 'use strict';
 
-// series: {run, key, label, colour(), steps, values, meanSteps, meanValues, noisy, marks, dash}
+// series: {run, key, label, colour(), steps, values, meanSteps, meanValues, noisy, marks, dash,
+// shape}
 class LineChart extends Plot {
   constructor(parent, view, options, series) {
     super(parent, view, options);
@@ -10,7 +11,7 @@ class LineChart extends Plot {
     for (const one of series) {
       if (!options.toggle || shown.has(one.key)) continue;
       shown.add(one.key);
-      const shape = one.marks ? 'dot' : '';
+      const shape = one.shape || (one.marks ? 'dot' : '');
       this.addToggle(one.key, one.keyLabel || one.key, one.keyColour || one.colour, shape);
     }
   }
@@ -183,7 +184,8 @@ class StackChart extends Plot {
 }
 
 // options: rows, columns (labels), values[row][column], tone(value) -> 0 to 1,
-// readout(row, column) -> {title, rows}, text(value) for large cells, rowAxis, columnTicks
+// readout(row, column) -> {title, rows}, text(value) for large cells, columnTicks, breaks (numbers
+// of the rows and columns before which there is a gap), height (of many rows together)
 class HeatMap {
   constructor(parent, title, note, options) {
     Object.assign(this, options);
@@ -192,7 +194,8 @@ class HeatMap {
     this.plot = element('div', {className: 'plot', tabIndex: 0}, this.canvas, this.overlay);
     this.plot.setAttribute('role', 'img');
     this.plot.setAttribute('aria-label', `${title} ${note}`);
-    const rowHeight = Math.max(2.5, Math.min(this.text ? 22 : 17, 200 / this.rows.length));
+    const rowHeight =
+        Math.max(2.5, Math.min(this.text ? 22 : 17, (this.height || 200) / this.rows.length));
     this.plot.style.height = Math.round(rowHeight * this.rows.length) + 18 + 'px';
     const head = element('h4', {}, title + ' ', element('span', {}, note));
     parent.append(element('div', {className: 'map'}, head, this.plot));
@@ -235,8 +238,20 @@ class HeatMap {
       context.fillStyle = value === null ? cssColour('grid') : heatColour(this.tone(value));
       context.fillRect(x, y, w, h);
     }));
+    this.drawBreaks(context);
     this.drawLabels(context);
     if (this.text) this.drawTexts(context);
+  }
+
+  drawBreaks(context) {
+    const [left, top, width, height] = this.area;
+    const gap = Math.max(2, Math.min(3, 0.3 * height / this.rows.length));
+    context.fillStyle = cssColour('page');
+    for (const line of this.breaks || []) {
+      const [x, y] = this.cell(line, line);
+      context.fillRect(x - gap / 2, top, gap, height);
+      context.fillRect(left, y - gap / 2, width, gap);
+    }
   }
 
   drawLabels(context) {
@@ -303,7 +318,8 @@ class HeatMap {
   }
 }
 
-// A strip of the map's colours between two labels, with a notch at `notch` (0 to 1).
+// A strip of the map's colours between two labels; with a notch at `notch` (0 to 1), if that is
+// given.
 function drawScale(parent, from, to, note, notch) {
   const canvas = element('canvas');
   parent.replaceChildren(from, canvas, to, element('span', {}, note));
@@ -313,6 +329,7 @@ function drawScale(parent, from, to, note, notch) {
       context.fillStyle = heatColour(i / 179);
       context.fillRect(i, 0, 1.5, 10);
     }
+    if (notch === undefined) return;
     context.fillStyle = cssColour('ink');
     context.fillRect(180 * notch - 0.75, 0, 1.5, 10);
   };

@@ -20,6 +20,7 @@
   for (const run of runs) {
     run.axis.steps = undoDifferences(run.axis.s);
     const curves = [run.curves, run.moe_mean, ...run.moe.map((layer) => layer.curves)];
+    if (run.exchange) curves.push(run.exchange.curves);
     for (const curve of curves.flatMap(Object.values)) {
       curve.steps = undoDifferences(curve.s);
       if (curve.ms) curve.meanSteps = undoDifferences(curve.ms);
@@ -168,9 +169,9 @@
     return series;
   }
 
-  function addCurveChart(parent, name, options, more) {
+  function addCurveChart(parent, name, options, more, curvesOf = (run) => run.curves) {
     const series =
-        runs.map((run, i) => run.curves[name] && makeSeries(i, name, run.curves[name], more))
+        runs.map((run, i) => curvesOf(run)[name] && makeSeries(i, name, curvesOf(run)[name], more))
             .filter(Boolean);
     const flat = series.every((one) => one.values.every((value) => value === 0));
     if (series.length && !flat) new LineChart(parent, view, options, series);
@@ -485,6 +486,7 @@
   makeToolbar();
   makeTraining();
   makeTime();
+  makeCommunication({runs, several, view, repaints, makeSeries, runColour, addCurveChart});
   makeExperts();
   makeDomains();
   makeTheme();

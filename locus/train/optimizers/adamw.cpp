@@ -11,10 +11,12 @@ namespace {
 
 class AdamW : public Optimizer {
  public:
-  AdamW(const OptimizerConfig& config, const NamedTensors& parameters) : config_(config) {
-    for (const auto& [name, parameter] : parameters) {
-      slots_.push_back({name, parameter, at::zeros_like(parameter), at::zeros_like(parameter),
-                        at::zeros({}, parameter.options().dtype(at::kFloat).requires_grad(false))});
+  AdamW(const OptimizerConfig& config, ParameterParts parts)
+      : Optimizer(std::move(parts)), config_(config) {
+    for (const ParameterPart& part : this->parts()) {
+      slots_.push_back(
+          {at::zeros_like(part.value), at::zeros_like(part.value),
+           at::zeros({}, part.value.options().dtype(at::kFloat).requires_grad(false))});
     }
   }
 
@@ -26,27 +28,28 @@ class AdamW : public Optimizer {
 
   NamedTensors state() override {
     NamedTensors out;
-    for (const Slot& slot : slots_) {
-      out.emplace_back("exp_avg." + slot.name, slot.exp_avg);
-      out.emplace_back("exp_avg_sq." + slot.name, slot.exp_avg_sq);
-      out.emplace_back("step." + slot.name, slot.step);
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const std::string& name = parts()[i].name;
+      out.emplace_back("exp_avg." + name, slots_[i].exp_avg);
+      out.emplace_back("exp_avg_sq." + name, slots_[i].exp_avg_sq);
+      out.emplace_back("step." + name, slots_[i].step);
     }
     return out;
   }
 
  private:
   struct Slot {
-    std::string name;
-    at::Tensor parameter, exp_avg, exp_avg_sq, step;
+    at::Tensor exp_avg, exp_avg_sq, step;
   };
 
   void update(double lr, double grad_scale, bool decay) {
     std::vector<at::Tensor> parameters, gradients, exp_avgs, exp_avg_sqs, steps;
-    for (Slot& slot : slots_) {
-      if (has_weight_decay(slot.name, slot.parameter) != decay || !slot.parameter.grad().defined())
-        continue;
-      parameters.push_back(slot.parameter);
-      gradients.push_back(slot.parameter.grad());
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const ParameterPart& part = parts()[i];
+      const Slot& slot = slots_[i];
+      if (part.has_decay != decay || !part.value.grad().defined()) continue;
+      parameters.push_back(part.value);
+      gradients.push_back(part.value.grad());
       exp_avgs.push_back(slot.exp_avg);
       exp_avg_sqs.push_back(slot.exp_avg_sq);
       steps.push_back(slot.step);
@@ -63,14 +66,13 @@ class AdamW : public Optimizer {
   }
 
   OptimizerConfig config_;
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;  // one for each part
 };
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_adamw(const OptimizerConfig& config,
-                                      const NamedTensors& parameters) {
-  return std::make_unique<AdamW>(config, parameters);
+std::unique_ptr<Optimizer> make_adamw(const OptimizerConfig& config, ParameterParts parts) {
+  return std::make_unique<AdamW>(config, std::move(parts));
 }
 
 }  // namespace locus::train

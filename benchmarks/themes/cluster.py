@@ -1,0 +1,25 @@
+"""Training on several nodes: what crosses between them, what it costs, what is hidden. Short trainings
+on emulated clusters, kept one by one: what was stopped goes on (benchmarks/cluster/measured.py)."""
+from benchmarks.bench import Bench, machine, note, read_rows
+from benchmarks.cluster import one_rank, planning, reduction, step_time, traffic
+from benchmarks.cluster.measured import Measurements, Skipped
+
+PARTS = {"traffic": traffic, "planning": planning, "one_rank": one_rank, "reduction": reduction,
+         "step_time": step_time}
+
+
+def kept_rows(part: str) -> list[dict]:
+    """What an earlier start has stored of it on this machine."""
+    return [row for row in read_rows().get("cluster", []) if row["part"] == part and row["machine"] == machine()]
+
+
+def run(bench: Bench) -> list[dict]:
+    rows = []
+    for name, part in PARTS.items():
+        note(f"cluster: {name}")
+        try:
+            rows += part.rows(bench, Measurements(bench, name))
+        except Skipped as reason:
+            note(f"skipped: cluster, {name} ({reason})")
+            rows += kept_rows(name)
+    return rows

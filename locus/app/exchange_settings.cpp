@@ -1,0 +1,70 @@
+#include "locus/app/exchange_settings.h"
+
+#include "locus/base/error.h"
+#include "locus/model/decoder.h"
+#include "locus/model/size.h"
+#include "locus/moe/exchange_choice.h"
+#include "locus/moe/router.h"
+
+namespace locus::app {
+namespace {
+
+void read_links(const std::string& path, cluster::Topology& topology) {
+  const cluster::Topology measured = cluster::read_topology(path);
+  bool same = measured.world_size() == topology.world_size() &&
+              measured.num_nodes() == topology.num_nodes();
+  for (int64_t rank = 0; same && rank < topology.world_size(); ++rank) {
+    same = measured.node_of(rank) == topology.node_of(rank);
+  }
+  if (!same) {
+    throw DataError(
+        "{}: was measured with {} ranks on {} nodes, this run has {} on {}, or lays them out "
+        "differently; measure again with `locus topology --output` under the same launcher",
+        path, measured.world_size(), measured.num_nodes(), topology.world_size(),
+        topology.num_nodes());
+  }
+  topology.inter_node = measured.inter_node;
+  topology.intra_node = measured.intra_node;
+}
+
+cluster::Link emulated_link(double latency_us, double gbit_per_s) {
+  return {latency_us * 1e-6, gbit_per_s * 1e9 / 8, {}};
+}
+
+}  // namespace
+
+std::string settle_exchange(const RunConfig& config, double flops_per_s,
+                            comm::ParallelContext& parallel) {
+  if (!config.comm.topology.empty()) {
+    read_links(config.comm.topology, parallel.topology);
+  } else if (config.comm.emulate.nodes > 0) {
+    const comm::EmulateConfig& links = config.comm.emulate;
+    parallel.topology.inter_node = emulated_link(links.latency_us, links.gbit_per_s);
+    parallel.topology.intra_node = emulated_link(links.intra_latency_us, links.intra_gbit_per_s);
+  }
+  if (parallel.ep == nullptr) return "none: all experts are on every rank";
+  const auto num_tokens =
+      static_cast<double>(config.train.micro_batch_size * config.data.sequence_length);
+  const bool half =
+      config.parallel.exchange.wire_dtype == "bfloat16" ||
+      (config.parallel.exchange.wire_dtype == "auto" && config.train.dtype == "bfloat16");
+  const model::ParameterCount count = model::count_parameters(config.model, config.moe);
+  double layers = 0;
+  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
+    if (model::is_moe_layer(config.moe, i)) ++layers;
+  }
+  if (layers == 0) return "none: no layer has experts";
+  const moe::ExchangeLoad load{
+      .num_experts = config.moe.num_experts,
+      .top_k = moe::find_router(config.moe.router.type).experts_per_token(config.moe.router),
+      .num_tokens = num_tokens,
+      .row_bytes = static_cast<double>(config.model.hidden_size) * (half ? 2 : 4),
+      .expert_flops = 2 * static_cast<double>(count.active_experts) / layers * num_tokens,
+      .flops_per_s = flops_per_s};
+  const moe::ExchangeChoice choice = moe::choose_exchange(parallel, load);
+  parallel.exchange.type = choice.type;
+  parallel.exchange.chunks = choice.chunks;
+  return choice.reason;
+}
+
+}  // namespace locus::app

@@ -1,0 +1,17 @@
+// What a run's exchanges are to be: links, as far as they are known, and the choice that follows.
+#pragma once
+
+#include <string>
+
+#include "locus/app/run_config.h"
+#include "locus/comm/parallel_context.h"
+
+namespace locus::app {
+
+// Takes over the links of comm.topology, or those that are emulated, and settles "auto" in
+// parallel.exchange; the reason, in a line. `flops_per_s`: of one rank, the same number on all.
+// DataError where the file is of other ranks or nodes than these.
+std::string settle_exchange(const RunConfig& config, double flops_per_s,
+                            comm::ParallelContext& parallel);
+
+}  // namespace locus::app

@@ -1,0 +1,133 @@
+#include "locus/moe/exchange_choice.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "locus/base/format.h"
+#include "locus/moe/exchange.h"
+
+namespace locus::moe {
+namespace {
+
+// Where nobody has measured: a 10 Gbit/s network and shared memory, a rank's share of them.
+constexpr double kInterLatency = 50e-6, kInterBytesPerS = 0.5e9;
+constexpr double kIntraLatency = 10e-6, kIntraBytesPerS = 3e9;
+constexpr int64_t kMostChunks = 8;
+
+struct LinkModel {
+  double latency_s = 0, bytes_per_s = 0;
+  double seconds(double messages, double bytes) const {
+    return messages * latency_s + bytes / bytes_per_s;
+  }
+};
+
+LinkModel model_of(const cluster::Link& link, double latency_s, double bytes_per_s) {
+  if (!link.is_measured()) return {latency_s, bytes_per_s};
+  return {link.latency_s, link.bytes_per_s};
+}
+
+// Of k different experts out of E, that at least one is among the E / parts of a place.
+double chance_of_place(double num_experts, double top_k, double parts) {
+  double none = 1;
+  const double elsewhere = num_experts - num_experts / parts;
+  for (double i = 0; i < top_k; ++i) none *= std::max(0.0, elsewhere - i) / (num_experts - i);
+  return 1 - none;
+}
+
+class TimeModel {
+ public:
+  TimeModel(const comm::ParallelContext& parallel, const ExchangeLoad& load)
+      : load_(load),
+        inter_(model_of(parallel.topology.inter_node, kInterLatency, kInterBytesPerS)),
+        intra_(model_of(parallel.topology.intra_node, kIntraLatency, kIntraBytesPerS)),
+        ranks_(static_cast<double>(parallel.ep_size)),
+        nodes_(parallel.ep_nodes ? static_cast<double>(parallel.ep_nodes->num_nodes) : 1),
+        per_node_(ranks_ / nodes_) {}
+
+  // One way of a layer's rows.
+  double way_s(std::string_view type) const {
+    const double rows = load_.num_tokens * load_.top_k * load_.row_bytes;
+    const double leaving = rows * (1 - 1 / nodes_);
+    if (type == "hierarchical") {
+      return intra_.seconds(per_node_ - 1, rows * (1 - 1 / per_node_)) +
+             inter_.seconds(nodes_ - 1, leaving);
+    }
+    if (type == "dedup") {
+      const double tokens = load_.num_tokens * load_.row_bytes;
+      const double crossing = tokens * (nodes_ - 1) * chance_of(nodes_);
+      const double copies = tokens * ranks_ * chance_of(ranks_) * (1 - 1 / per_node_);
+      // Weights and their gradients travel beside; who needs what is told before.
+      return inter_.seconds(nodes_ - 1, crossing) + intra_.seconds(per_node_ - 1, copies) +
+             inter_.seconds(ranks_ - per_node_, 0);
+    }
+    return std::max(inter_.seconds(ranks_ - per_node_, leaving),
+                    intra_.seconds(per_node_ - 1, rows / nodes_ * (1 - 1 / per_node_)));
+  }
+
+  // Waited for, of both ways of a layer in so many parts.
+  double exposed_s(std::string_view type, int64_t chunks) const {
+    const double both_s = 2 * way_s(type);
+    const auto parts = static_cast<double>(chunks);
+    const double compute_s = load_.flops_per_s > 0 ? load_.expert_flops / load_.flops_per_s : 0;
+    // The first part comes and the last one goes alone; each further part costs its messages.
+    const double more_s = (parts - 1) * 2 * message_s(type);
+    return plan_s(type) + both_s / parts + std::max(0.0, (both_s - compute_s) * (1 - 1 / parts)) +
+           more_s;
+  }
+
+ private:
+  double chance_of(double parts) const {
+    return chance_of_place(static_cast<double>(load_.num_experts), load_.top_k, parts);
+  }
+  // What dedup tells the other ranks before any row sets off.
+  double plan_s(std::string_view type) const {
+    return type == "dedup" ? inter_.seconds(ranks_ - per_node_ + nodes_ - 1, 0) : 0;
+  }
+  double message_s(std::string_view type) const {
+    const double inter = nodes_ > 1 ? (type == "flat" ? ranks_ - per_node_ : nodes_ - 1) : 0;
+    return inter * inter_.latency_s + (per_node_ - 1) * intra_.latency_s;
+  }
+
+  const ExchangeLoad& load_;
+  LinkModel inter_, intra_;
+  double ranks_, nodes_, per_node_;
+};
+
+}  // namespace
+
+ExchangeChoice choose_exchange(const comm::ParallelContext& parallel, const ExchangeLoad& load) {
+  const comm::ExchangeConfig& wanted = parallel.exchange;
+  const TimeModel model(parallel, load);
+  ExchangeChoice best;
+  double best_s = std::numeric_limits<double>::infinity();
+  std::string seconds;
+  for (const ExchangeEntry& entry : exchange_entries()) {
+    if (wanted.type != "auto" && wanted.type != entry.name) continue;
+    if (wanted.type == "auto" && entry.needs_nodes && parallel.ep_nodes == nullptr) continue;
+    double least_s = std::numeric_limits<double>::infinity();
+    const int64_t first = wanted.chunks == 0 ? 1 : wanted.chunks;
+    const int64_t last = wanted.chunks == 0 ? kMostChunks : wanted.chunks;
+    for (int64_t chunks = first; chunks <= last; chunks *= 2) {
+      // More parts than a rank has experts would split each expert's rows: worth it only on demand.
+      if (wanted.chunks == 0 && chunks > 1 && entry.parts_share_tokens &&
+          chunks > load.num_experts / parallel.ep_size) {
+        break;
+      }
+      const double exposed_s = model.exposed_s(entry.name, chunks);
+      least_s = std::min(least_s, exposed_s);
+      if (exposed_s >= best_s) continue;
+      best_s = exposed_s;
+      best = {std::string(entry.name), chunks, ""};
+    }
+    seconds += format("{}{} {:.2f} ms", seconds.empty() ? "" : ", ", entry.name, least_s * 1e3);
+  }
+  const bool measured =
+      parallel.topology.inter_node.is_measured() || parallel.topology.intra_node.is_measured();
+  best.reason = format("{} in {} {}: waited for in a layer's forward pass, by {} links: {}",
+                       best.type, best.chunks, best.chunks == 1 ? "part" : "parts",
+                       measured ? "measured" : "assumed", seconds);
+  return best;
+}
+
+}  // namespace locus::moe

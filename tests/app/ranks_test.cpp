@@ -1,0 +1,28 @@
+#include "locus/app/ranks.h"
+
+#include <gtest/gtest.h>
+
+#include "locus/base/error.h"
+#include "locus/comm/together.h"
+#include "tests/support/expect_error.h"
+
+namespace locus::app {
+namespace {
+
+TEST(ConnectRanks, RefusesEmulatedLinksOnTopOfRealOnes) {
+  cluster::Launch launch;
+  launch.launcher = "srun";
+  launch.world_size = 4;
+  launch.local_world_size = 2;
+  launch.host = "n7";
+  comm::CommConfig config;
+  config.emulate.nodes = 2;
+  EXPECT_NE(test::error_of<ConfigError>([&] { connect_ranks(launch, {}, config, {}); })
+                .find("several machines (2 of 4 on n7)"),
+            std::string::npos);
+  launch.rank = 3;  // leaves the word to rank 0
+  EXPECT_THROW(connect_ranks(launch, {}, config, {}), comm::PeerError);
+}
+
+}  // namespace
+}  // namespace locus::app
