@@ -31,7 +31,7 @@ def main() -> int:
     failed = [rank.returncode for rank in ranks if rank.poll()]
     for rank in ranks:
         if rank.poll() is None:
-            rank.terminate()
+            rank.kill()
             rank.wait()
     return abs(failed[0]) if failed else 0
 

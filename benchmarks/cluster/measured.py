@@ -111,13 +111,21 @@ class Measurements:
         self.dates.add(record["date"])
         return record["found"]
 
+    @contextlib.contextmanager
+    def searching(self, prefix: str):
+        """Forgets the tries of a search that fails: another start would find the same."""
+        try:
+            yield
+        except RuntimeError:
+            for path in self.folder.glob(f"{self.part}.{prefix}*.json"):
+                path.unlink()
+            raise
+
     def train(self, name: str, settings: dict, launcher: list[str] = (), program: str | None = None,
               config: pathlib.Path = CONFIG) -> Steps:
         """One run of train.max_steps. `settings`: of the configuration, over those of the file."""
         program = program or self.bench.program
-        words = [word for key, value in settings.items()
-                 for word in ("--set", f"{key}={json.dumps(value)}")]
-        command = [*launcher, program, "train", "--config", str(config), *words]
+        command = [*launcher, *train_command(program, config, settings)]
         key = {"command": command, "config": config.read_text(encoding="utf-8"),
                "by": digest(pathlib.Path(program).parent)}
         output = self.bench.scratch / "run"
@@ -202,7 +210,7 @@ def require_cluster(bench: Bench) -> None:
 
 
 def make_data(bench: Bench) -> str:
-    """Random words, all equally frequent, so that no expert has much more to do than another."""
+    """Random words, all equally frequent."""
     folder = bench.scratch / "random-words"
     if not (folder / "dataset.json").exists():
         draw = random.Random(1)
@@ -214,3 +222,27 @@ def make_data(bench: Bench) -> str:
              "--valid-share", "0", "--test-share", "0", str(text)])
         text.unlink()
     return str(folder)
+
+
+# Long enough for the balance loss to spread the tokens: the most loaded rank has a twentieth more than the mean.
+BALANCING = {"train.max_steps": 120, "train.micro_batch_size": 16, "train.num_threads": harness.THREADS,
+             "lr_schedule.lr": 3e-3, "lr_schedule.warmup_steps": 10, "checkpoint.keep_last": 1}
+
+
+def balanced_settings(bench: Bench) -> dict:
+    """Data, and weights whose routers have learned to load the ranks alike. Those of a new model do not: all
+    would wait for the slowest rank, whatever the exchange."""
+    settings = BALANCING | {"data.train": [make_data(bench)]}
+    text = CONFIG.read_text(encoding="utf-8") + json.dumps(settings)
+    folder = bench.scratch / f"balanced-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if not (folder / "checkpoints" / "latest").exists():
+        note("  training routers until they load the ranks alike")
+        shutil.rmtree(folder, ignore_errors=True)
+        run(train_command(bench.program, CONFIG, settings | {"train.output_dir": str(folder)}))
+    return {"data.train": settings["data.train"], "checkpoint.initial_load_path": str(folder),
+            "lr_schedule.lr": 1e-5, "lr_schedule.min_lr": 1e-6}
+
+
+def train_command(program: str, config: pathlib.Path, settings: dict) -> list[str]:
+    return [program, "train", "--config", str(config),
+            *(word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}"))]

@@ -1,19 +1,19 @@
 """What counting and planning take of a step where the links cost nothing."""
 from benchmarks.bench import Bench
-from benchmarks.cluster.measured import Measurements, make_data, ranks
+from benchmarks.cluster.measured import Measurements, balanced_settings, ranks
 
 NUM_RANKS, RANKS_PER_NODE = 4, 2
-STEPS, ROUNDS = 10, 5
+STEPS, ROUNDS = 8, 3
 MOST = 0.05
 
 
 def rows(bench: Bench, measured: Measurements) -> list[dict]:
-    data = make_data(bench)
+    model = balanced_settings(bench)
     found = {"flat": [], "dedup": []}
     for number in range(min(bench.repetitions, ROUNDS)):
         for name in list(found)[::1 if number % 2 == 0 else -1]:
-            found[name].append(measured.train(f"{name}-{number}", {
-                "data.train": [data], "train.max_steps": STEPS, "comm.backend": "gloo",
+            found[name].append(measured.train(f"{name}-{number}", model | {
+                "train.max_steps": STEPS, "comm.backend": "gloo",
                 "parallel.expert_model_parallel_size": NUM_RANKS, "parallel.ranks_per_node": RANKS_PER_NODE,
                 "parallel.exchange.type": name, "parallel.exchange.chunks": 1}, ranks(NUM_RANKS)))
     return [measured.row(

@@ -16,7 +16,7 @@ from benchmarks.cluster.measured import (NUM_NODES, NUM_RANKS, RANKS_PER_NODE, M
 # it computes the next. One micro-batch a step, because only the last one's backward pass hides.
 MODEL = {"model.hidden_size": 256, "model.num_hidden_layers": 6, "parallel.expert_model_parallel_size": 1,
          "train.micro_batch_size": 4, "train.global_batch_size": 4 * NUM_RANKS}
-ROUNDS, STEPS, STEPS_OF_SEARCH, TURNS = 3, 6, 4, 3
+ROUNDS, STEPS, STEPS_OF_SEARCH, TURNS = 3, 5, 4, 3
 SHARE, TOLERANCE, MOST_TRIES, WORST = 0.3, 0.03, 4, 0.06
 HIDDEN = 0.7
 WHERE = f"{NUM_NODES} nodes x {RANKS_PER_NODE}, data-parallel"
@@ -73,13 +73,16 @@ class Cluster:
         return seconds
 
     def find_rate(self, num_bytes: int) -> float:
-        numbers = itertools.count(), itertools.count()
-        found = self.measured.once("rate", {"launcher": cluster(None), "model": MODEL}, lambda: dict(zip(
-            ("mbit", "tries"),
-            find_rate(lambda mbit: self.alone_s(f"search-alone-{next(numbers[0])}", mbit, num_bytes),
-                      lambda mbit: self.train(f"search-step-{next(numbers[1])}", mbit, STEPS_OF_SEARCH).step_s,
-                      num_bytes))))
-        return found["mbit"]
+        sums, steps = itertools.count(), itertools.count()
+
+        def measure() -> dict:
+            with self.measured.searching("search"):
+                mbit, tries = find_rate(
+                    lambda mbit: self.alone_s(f"search-alone-{next(sums)}", mbit, num_bytes),
+                    lambda mbit: self.train(f"search-step-{next(steps)}", mbit, STEPS_OF_SEARCH).step_s, num_bytes)
+            return {"mbit": mbit, "tries": tries}
+
+        return self.measured.once("rate", {"launcher": cluster(None), "model": MODEL}, measure)["mbit"]
 
 
 def rows(bench: Bench, measured: Measurements) -> list[dict]:

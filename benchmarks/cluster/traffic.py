@@ -1,6 +1,6 @@
 """Bytes and messages between nodes, of each exchange: counted, so any number of cores will do."""
 from benchmarks.bench import Bench
-from benchmarks.cluster.measured import NUM_NODES, NUM_RANKS, RANKS_PER_NODE, Measurements, make_data, ranks
+from benchmarks.cluster.measured import NUM_NODES, NUM_RANKS, RANKS_PER_NODE, Measurements, balanced_settings, ranks
 
 STEPS = 4
 EXCHANGES = ("flat", "hierarchical", "dedup")
@@ -8,9 +8,9 @@ WHERE = f"{NUM_NODES} nodes x {RANKS_PER_NODE}, E = 16, k = 4"
 
 
 def rows(bench: Bench, measured: Measurements) -> list[dict]:
-    data = make_data(bench)
-    found = {name: measured.train(name, {
-        "data.train": [data], "train.max_steps": STEPS, "parallel.expert_model_parallel_size": NUM_RANKS,
+    model = balanced_settings(bench)
+    found = {name: measured.train(name, model | {
+        "train.max_steps": STEPS, "parallel.expert_model_parallel_size": NUM_RANKS,
         "parallel.exchange.type": name, "parallel.exchange.chunks": 1, "comm.backend": "gloo",
         "comm.emulate.nodes": NUM_NODES}, ranks(NUM_RANKS)).exchange for name in EXCHANGES}
     out = []

@@ -1,5 +1,6 @@
 #include "locus/app/ranks.h"
 
+#include <cxxabi.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,14 +8,17 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <exception>
 #include <iterator>
 #include <mutex>
 #include <numeric>
 #include <sstream>
 #include <thread>
+#include <typeinfo>
 
 #include "locus/base/error.h"
 #include "locus/cluster/address.h"
+#include "locus/comm/c10d_store.h"
 #include "locus/comm/collectives.h"
 #include "locus/comm/emulated.h"
 #include "locus/comm/gloo.h"
@@ -143,6 +147,47 @@ std::shared_ptr<comm::Watchdog> make_watchdog(const cluster::Launch& launch,
       settings, std::vector{first, make_second_store(launch, *first, timeout_s)});
 }
 
+// Where peers disagree on sizes, Gloo throws in a thread of its own, which nobody can catch. The
+// process ends there, and with a diagnosis.
+class TerminateHandler {
+ public:
+  static void install(const std::shared_ptr<comm::Watchdog>& watchdog) {
+    watched() = watchdog;
+    static const std::terminate_handler before = std::set_terminate(&run);
+    default_handler() = before;
+  }
+
+ private:
+  static std::weak_ptr<comm::Watchdog>& watched() {
+    static std::weak_ptr<comm::Watchdog> watchdog;
+    return watchdog;
+  }
+  static std::terminate_handler& default_handler() {
+    static std::terminate_handler handler = nullptr;
+    return handler;
+  }
+
+  [[noreturn]] static void run() {
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    const std::shared_ptr<comm::Watchdog> watchdog = watched().lock();
+    const bool is_of_gloo =
+        type != nullptr && std::string_view(type->name()).find("gloo") != std::string_view::npos;
+    if (watchdog == nullptr || !is_of_gloo) {
+      default_handler()();
+      std::abort();
+    }
+    try {
+      try {
+        throw;
+      } catch (const std::exception& error) {
+        watchdog->fail(format("gloo: {}", comm::first_line(error)));
+      }
+    } catch (const CommError& error) {
+      ::_exit(error.exit_code());
+    }
+  }
+};
+
 // Ends the process where the ranks do not meet in time: what has a deadline in a run has none yet
 // (MPI's start).
 class StartGuard {
@@ -226,6 +271,7 @@ comm::ParallelContext connect_ranks(const cluster::Launch& launch,
     host = comm::emulated_host(config.emulate, launch.rank, launch.world_size);
   }
   auto watchdog = make_watchdog(launch, host, config.timeout_s, connection.store);
+  TerminateHandler::install(watchdog);
   auto transport = comm::make_watched_transport(std::move(connection.transport), watchdog);
   return comm::make_parallel_context(parallel, std::move(transport), host, std::move(watchdog),
                                      in_common);

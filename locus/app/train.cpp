@@ -352,15 +352,17 @@ train::TrainerSettings TrainSession::settings() {
 
 void TrainSession::run(std::ostream& out) {
   log::info(
-      "settings of this run\n{}training\n  {:<28}{}\n  {:<28}{}\n  {:<28}{}, {}, {} threads\n  {:<28}{}\n"
+      "settings of this run\n{}training\n  {:<28}{}\n  {:<28}{}\n  {:<28}{}, {}, {} threads\n  "
+      "{:<28}{}\n"
       "  {:<28}{} of {} sequences\n"
       "  {:<28}{} tokens, {} domains\n  {:<28}{} GFLOP/s",
-      describe_model(config_, parallel_.world_size), "ranks", describe_ranks(parallel_), "exchange of tokens",
-      speed_.exchange, "device, dtype",
-      config_.train.device, config_.train.dtype, at::get_num_threads(), "run folder",
-      folder_->path().string(), "steps", config_.train.max_steps, config_.train.global_batch_size,
-      "training data", short_number(static_cast<double>(train_data_->num_tokens())),
-      train_data_->domain_names().size(), "measured matmul rate", short_number(speed_.peak_flops / 1e9));
+      describe_model(config_, parallel_.world_size), "ranks", describe_ranks(parallel_),
+      "exchange of tokens", speed_.exchange, "device, dtype", config_.train.device,
+      config_.train.dtype, at::get_num_threads(), "run folder", folder_->path().string(), "steps",
+      config_.train.max_steps, config_.train.global_batch_size, "training data",
+      short_number(static_cast<double>(train_data_->num_tokens())),
+      train_data_->domain_names().size(), "measured matmul rate",
+      short_number(speed_.peak_flops / 1e9));
   write_run_line();
   warn_of_losses(config_);
   std::optional<train::CheckpointWriter> checkpoints;
@@ -412,7 +414,7 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
   out << describe_model(config, num_ranks);
 }
 
-constexpr int64_t kTurn_ms = 500;
+constexpr int64_t kPatience_ms = 4000, kTurn_ms = 200;
 
 // Settings that are right for this many ranks. The ranks of a node see the same files and settings,
 // and cannot talk yet: one of them tells what is wrong.
@@ -428,7 +430,8 @@ RunConfig checked_config(const TrainOptions& options, const cluster::Launch& lau
       throw comm::PeerError(launch.rank - launch.local_rank, error.exit_code());
     }
     // Alone with the error, or ended by the launcher, because the first of the node has told it.
-    std::this_thread::sleep_for(std::chrono::milliseconds(kTurn_ms * launch.local_rank));
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds(kPatience_ms + kTurn_ms * launch.local_rank));
     throw;
   }
 }

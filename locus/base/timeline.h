@@ -59,8 +59,8 @@ class Span {
 };
 
 // Chrome's trace event format, which Perfetto and chrome://tracing show: a process for each rank,
-// a thread for each track. Times begin at the earliest span of all; `spans_of_rank`: by rank, each
-// by its own clock (ranks on other machines begin at their own first span).
+// a thread for each track. The clocks of ranks may differ, so each rank's times begin at its own
+// first span.
 std::string to_chrome_trace(const std::vector<std::vector<TimelineSpan>>& spans_of_rank);
 
 }  // namespace locus

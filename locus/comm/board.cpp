@@ -16,7 +16,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kAnswer_s = 3.0;
-constexpr double kLeave_s = 2.0;
 constexpr std::chrono::milliseconds kEnd{500}, kPoll{10};
 
 Clock::duration duration(double seconds) {
@@ -128,7 +127,7 @@ std::optional<bool> Board::claim(const std::string& key) {
   return has_answer ? std::optional(true) : std::nullopt;
 }
 
-void Board::leave(int64_t num_ranks) {
+void Board::leave(int64_t num_ranks, double patience_s) {
   const auto count = [this](PatientStore& store, int64_t amount) {
     const auto sum = std::make_shared<int64_t>(0);
     const auto question = [key = prefix_ + "left", amount, sum](Store& asked) {
@@ -137,7 +136,7 @@ void Board::leave(int64_t num_ranks) {
     return store.ask(question, kAnswer_s) ? *sum : 0;
   };
   for (const auto& store : stores_) count(*store, 1);
-  const Clock::time_point end = Clock::now() + duration(kLeave_s);
+  const Clock::time_point end = Clock::now() + duration(patience_s);
   for (size_t i = 0; i < stores_.size(); ++i) {
     while (serves_[i] && Clock::now() < end && count(*stores_[i], 0) < num_ranks) {
       std::this_thread::sleep_for(kPoll);

@@ -42,8 +42,9 @@ class Board {
   std::optional<std::vector<std::string>> read(const std::vector<std::string>& keys);
   // True for one caller of all. Empty where no store answers.
   std::optional<bool> claim(const std::string& key);
-  // Ranks whose stores serve others stay until `num_ranks` have called it, but not for long.
-  void leave(int64_t num_ranks);
+  // Ranks whose stores serve others stay until `num_ranks` have called it, but not for longer than
+  // this.
+  void leave(int64_t num_ranks, double patience_s);
 
  private:
   std::string prefix_;

@@ -117,6 +117,8 @@ class Diagnosis {
     const std::string text = group.index == 0
                                  ? call_text(group, owner, call)
                                  : format("{} of group {}", operation_text(call), group.name);
+    // Checkpoints are written by a thread of their own, whatever the rank does meanwhile.
+    if (group.name == "checkpoint") return text + step_text(call.place);
     return format("{} ({}){}", text, call.place.phase, step_text(call.place));
   }
 

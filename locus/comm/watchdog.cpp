@@ -17,11 +17,13 @@ constexpr double kInterval_s = 1.0;
 constexpr double kIntervalsInTimeout = 5.0;
 constexpr double kShortInterval_s = 0.1;
 // A thread that shares its core with others may be late with its answer.
-constexpr double kIntervalsToAnswer = 2.5;
+constexpr double kIntervalsToAnswer = 1.5;
 constexpr double kAnswerAtLeast_s = 1.0;
 // Until another rank has told the user; until this one has come to an orderly end.
 constexpr double kMessage_s = 15.0;
 constexpr double kOrderlyEnd_s = 3.0;
+// A rank that serves a store to others waits so long for them at its end.
+constexpr double kLeave_s = 2.0, kLeaveFailed_s = 0.5;
 // Of each group, in the posts of a rank that is well.
 constexpr int64_t kPostedCalls = 4;
 
@@ -75,7 +77,7 @@ Watchdog::~Watchdog() {
     activity_->set_state(std::uncaught_exceptions() > 0 ? RankState::kBroken : RankState::kEnded);
     post(report_key(rank()), GroupReport::kKeptCalls);
   }
-  board_.leave(world_size());
+  board_.leave(world_size(), has_failed_ ? kLeaveFailed_s : kLeave_s);
 }
 
 void Watchdog::run() {
@@ -112,8 +114,7 @@ void Watchdog::check_waits() {
   const auto waiting = report.waits_in();
   if (!waiting || waiting->second->since_s < settings_.timeout_s + settings_.grace_s) return;
   try {
-    fail({rank(), waiting->first->index, waiting->second->number,
-          format("no answer in {:.0f} s", waiting->second->since_s)});
+    fail(format("no answer in {:.0f} s", waiting->second->since_s));
   } catch (const CommError&) {
     // The thread that waits cannot be reached. The next look ends the process.
   }
@@ -141,6 +142,16 @@ void Watchdog::fail(const Failure& failure) {
   board_.post(kTold, "yes");
   if (!message.empty() && !settings_.tell) throw CommError("{}", message);
   throw ToldCommError("{}; the message of another rank says why", failure.reason);
+}
+
+void Watchdog::fail(const std::string& reason) {
+  const RankReport report = activity_->report();
+  Failure failure{rank(), -1, 0, reason};
+  if (const auto waiting = report.waits_in()) {
+    failure.group = waiting->first->index;
+    failure.number = waiting->second->number;
+  }
+  fail(failure);
 }
 
 // The message; empty where another rank has told it or will.

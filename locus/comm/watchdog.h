@@ -60,6 +60,8 @@ class Watchdog {
   // After a call has failed: finds out why, together with the other ranks, and throws the CommError
   // that says it. `failure.rank` is this one.
   [[noreturn]] void fail(const Failure& failure);
+  // The same, for other threads: in the call that this rank has waited for longest, or in none.
+  [[noreturn]] void fail(const std::string& reason);
 
  private:
   void run();

@@ -126,7 +126,7 @@ ExchangeChoice choose_exchange(const comm::ParallelContext& parallel, const Exch
       parallel.topology.inter_node.is_measured() || parallel.topology.intra_node.is_measured();
   best.reason = format("{} in {} {}: waited for in a layer's forward pass, by {} links: {}",
                        best.type, best.chunks, best.chunks == 1 ? "part" : "parts",
-                       measured ? "measured" : "assumed", seconds);
+                       measured ? "known" : "assumed", seconds);
   return best;
 }
 

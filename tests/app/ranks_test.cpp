@@ -10,15 +10,21 @@ namespace locus::app {
 namespace {
 
 TEST(ConnectRanks, RefusesEmulatedLinksOnTopOfRealOnes) {
-  cluster::Launch launch;
-  launch.launcher = "srun";
-  launch.world_size = 4;
-  launch.local_world_size = 2;
-  launch.host = "n7";
+  cluster::Launch launch = cluster::read_launch(
+      [](const std::string& name) -> std::optional<std::string> {
+        if (name == "RANK" || name == "LOCAL_RANK") return "0";
+        if (name == "WORLD_SIZE") return "4";
+        if (name == "LOCAL_WORLD_SIZE") return "2";
+        if (name == "MASTER_ADDR") return "n7";
+        if (name == "MASTER_PORT") return "29500";
+        return std::nullopt;
+      },
+      "n7");
   comm::CommConfig config;
   config.emulate.nodes = 2;
-  EXPECT_NE(test::error_of<ConfigError>([&] { connect_ranks(launch, {}, config, {}); })
-                .find("several machines (2 of 4 on n7)"),
+  EXPECT_NE(test::error_of<ConfigError>([&] {
+              connect_ranks(launch, {}, config, {});
+            }).find("several machines (2 of 4 on n7)"),
             std::string::npos);
   launch.rank = 3;  // leaves the word to rank 0
   EXPECT_THROW(connect_ranks(launch, {}, config, {}), comm::PeerError);

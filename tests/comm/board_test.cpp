@@ -59,9 +59,9 @@ TEST(Board, IsNotLeftByTheServerBeforeTheOthers) {
   const std::shared_ptr<Store> store = make_tcp_store("127.0.0.1", 0, true, 10.0);
   Board server({store}, "");
   Board client({connect(*store)}, "");
-  std::future<void> left = std::async(std::launch::async, [&] { server.leave(2); });
+  std::future<void> left = std::async(std::launch::async, [&] { server.leave(2, 10.0); });
   EXPECT_EQ(left.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
-  client.leave(2);
+  client.leave(2, 10.0);
   left.get();
 }
 

@@ -1,7 +1,7 @@
 """What happens when a rank is stopped, killed, told to end, or not like the others: nobody hangs, one message
 says why, and training goes on where it can.
 
-    faults_test.py build/locus [--kills 2] [--seed 1] [--only NAME]
+    faults_test.py build/locus build/fault_probe [--kills 2] [--seed 1] [--only NAME]
 """
 import argparse
 import json
@@ -20,6 +20,7 @@ import uuid
 import corpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = ("locus-compute", "fault_probe")
 RANKS = 4
 SEQUENCES = 8
 DEADLINE_S = 10
@@ -59,16 +60,16 @@ def words(settings):
 class Run:
     """A training that has been started; all of it is gone at the end of `with`."""
 
-    def __init__(self, launch, program, folder, output, settings):
+    def __init__(self, command, folder, output, settings):
         self.mark = f"LOCUS_FAULTS_TEST={uuid.uuid4()}"
         name, value = self.mark.split("=")
         self.folder, self.run = folder, folder / output
         self.errors = open(folder / f"{output}.stderr", "w+", encoding="utf-8")
-        settings = BASE | {"train.output_dir": output} | settings
+        if settings is not None:
+            command = [*command, *words(BASE | {"train.output_dir": output} | settings)]
         self.launcher = subprocess.Popen(
-            [*launch, program, "train", "--config", "run.toml", "--resume", *words(settings)], cwd=folder,
-            env=os.environ | {name: value, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=self.errors,
-            text=True, start_new_session=True)
+            command, cwd=folder, env=os.environ | {name: value, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=self.errors, text=True, start_new_session=True)
 
     def __enter__(self):
         return self
@@ -86,7 +87,7 @@ class Run:
         found = {}
         for path in pathlib.Path("/proc").iterdir():
             try:
-                if not path.name.isdigit() or (path / "comm").read_text().strip() != "locus-compute":
+                if not path.name.isdigit() or (path / "comm").read_text().strip() not in PROGRAMS:
                     continue
                 environment = dict(entry.partition("=")[::2] for entry in (path / "environ").read_text().split("\0"))
             except OSError:
@@ -160,7 +161,7 @@ def check_exit_code(name, run, code, stderr_code):
 def test_stopped_rank(test):
     """Also rank 0, which serves the store that the others meet in."""
     for stopped in (1, 0):
-        with test.start("stopped", ENDLESS) as run:
+        with test.start(f"stopped{stopped}", ENDLESS) as run:
             run.wait_for_steps(40)
             begin = time.monotonic()
             os.kill(run.ranks()[stopped], signal.SIGSTOP)
@@ -175,6 +176,24 @@ def test_stopped_rank(test):
             check_exit_code(test.name, run, code, 4)
             test.say(f"rank {stopped} stopped: the others ended after {taken_s:.1f} s (deadline {DEADLINE_S} s)\n"
                      f"{message}")
+
+
+def test_ranks_that_do_not_do_the_same(test):
+    others = r"ranks 0, 2, 3 on \S+"
+    for mode, message in (
+            ("size", rf"rank 1 on \S+ calls all_gather of 25 float32 where {others} call all_gather of 12 float32"),
+            ("operation",
+             rf"rank 1 on \S+ calls all_reduce of 12 float32 \(sum\) where {others} call all_gather of 12 float32"),
+            ("type", rf"rank 1 on \S+ calls all_gather of 6 int32 where {others} call all_gather of 6 float32"),
+            ("absent", r"rank 1 on \S+ has not entered all_reduce of group world \(optimizer step\) at step 7; "
+                       r"last seen in optimizer step at step 7\n"),
+            ("error", "locus: error: a file of rank 1 is missing")):
+        begin = time.monotonic()
+        with Run([*test.launch, test.probe, mode, str(DEADLINE_S)], test.folder, mode, None) as run:
+            code, _ = run.end(DEADLINE_S + AFTER_S)
+            assert re.search(message, run.message()), f"{mode}: {run.message()}"
+            check_exit_code(test.name, run, code, 3 if mode == "error" else 4)
+            test.say(f"{mode}: {time.monotonic() - begin:.1f} s")
 
 
 def test_different_settings(test):
@@ -253,19 +272,6 @@ def test_killed_ranks_under_torchrun(test):
     test.say(f"{test.kills} kills in {steps} steps; loss {final_loss(run.run)[1]!r}, undisturbed {whole[1]!r}")
 
 
-SLURM_JOB = """#!/usr/bin/env bash
-#SBATCH --ntasks=4
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output=job.txt
-srun --kill-on-bad-exit=1 {program} train --config run.toml --resume {words}
-status=$?
-# A step that lost a rank: once more, from its last checkpoint.
-if [ $status != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; sleep 60; fi
-exit $status
-"""
-
-
 def test_requeued_slurm_job(test):
     if test.name != "torchrun":  # once: it has a launcher of its own
         return
@@ -274,34 +280,41 @@ def test_requeued_slurm_job(test):
         test.say("skipped: Slurm is not installed")
         return
     whole = test.whole(40)
-    settings = BASE | {"train.output_dir": "requeued", "train.max_steps": 40}
-    (test.folder / "job.sh").write_text(SLURM_JOB.format(
-        program=test.program, words=" ".join(f"'{word}'" for word in words(settings))))
-    with Run([str(ROOT / "tools" / "local_slurm.sh"), "sbatch", "--wait", "job.sh", "#"], "", test.folder,
-             "requeued", {}) as run:
+    # Sizes of this machine in place of those in the script.
+    sbatch = [str(ROOT / "tools" / "local_slurm.sh"), "sbatch", "--wait", "--nodes=1", f"--ntasks-per-node={RANKS}",
+              "--cpus-per-task=1", "--gpus-per-node=0", "--output=job.txt",
+              str(ROOT / "examples" / "cluster" / "slurm.sbatch")]
+    with test.start_batch("requeued", {"train.max_steps": 40}, sbatch) as run:
         run.wait_for_steps(8)
-        ranks = run.ranks()
-        kill(ranks[2], signal.SIGKILL)
+        kill(run.ranks()[2], signal.SIGKILL)
         code, _ = run.end(240)
         job = (test.folder / "job.txt").read_text()
         assert code == 0, f"exit code {code}\n{run.stderr()}\n{job}"
+    assert "a rank was lost: the job is queued again" in job, job
     restarts = re.findall(r"continuing from \S+ \(step (\d+)\)", job)
     assert len(restarts) == 1 and int(restarts[0]) >= 5, job
+    assert job.count("locus: error") == 1 and "rank 2 on" in job, job
     assert close(final_loss(run.run), whole), (final_loss(run.run), whole)
     test.say(f"Slurm queued the job again: it went on from step {restarts[0]} to the same loss")
 
 
 class Test:
-    def __init__(self, program, folder, name, launch, kills, seed):
-        self.program, self.folder, self.name, self.launch, self.kills = program, folder, name, launch, kills
-        self.draw = random.Random(seed)
+    def __init__(self, args, folder, name, launch):
+        self.program, self.probe, self.kills = args.program, args.probe, args.kills
+        self.folder, self.name, self.launch = folder, name, launch
+        self.draw = random.Random(args.seed)
         self.wholes = {}
 
     def say(self, text):
         print(f"{self.name}: {text}", flush=True)
 
     def start(self, output, settings, launch=None, program=None):
-        return Run(launch or self.launch, program or self.program, self.folder, output, settings)
+        command = [*(launch or self.launch), program or self.program, "train", "--config", "run.toml", "--resume"]
+        return Run(command, self.folder, output, settings)
+
+    def start_batch(self, output, settings, sbatch):
+        os.environ["LOCUS"] = self.program
+        return Run([*sbatch, "run.toml"], self.folder, output, settings)
 
     def whole(self, steps):
         """The last step and loss of the undisturbed run."""
@@ -312,13 +325,14 @@ class Test:
         return self.wholes[steps]
 
 
-TESTS = (test_stopped_rank, test_different_settings, test_terminated_rank, test_killed_ranks_under_torchrun,
+TESTS = (test_ranks_that_do_not_do_the_same, test_stopped_rank, test_different_settings, test_terminated_rank, test_killed_ranks_under_torchrun,
          test_requeued_slurm_job)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("program", type=lambda p: str(pathlib.Path(p).resolve()))
+    for name in ("program", "probe"):
+        parser.add_argument(name, type=lambda p: str(pathlib.Path(p).resolve()))
     parser.add_argument("--kills", type=int, default=2, help="of random ranks under torchrun")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="tests with this in their names")
@@ -332,7 +346,7 @@ def main():
             folder = corpus.make(args.program, scratch)
             corpus.locus(args.program, "prepare", "--output", "other", "--tokenizer", "data/tokenizer.model",
                          "--split-seed", "2", "--valid-share", "0.1", "--test-share", "0.1", "text.jsonl", cwd=folder)
-            test = Test(args.program, folder, name, launch, args.kills, args.seed)
+            test = Test(args, folder, name, launch)
             for one in TESTS:
                 if args.only in one.__name__:
                     one(test)

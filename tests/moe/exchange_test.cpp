@@ -34,7 +34,7 @@ std::vector<Case> cases() {
   for (const ExchangeEntry& entry : exchange_entries()) {
     for (const int64_t chunks : {1, 2, 3}) {
       for (const auto& [ranks, per_node] : std::vector<std::pair<int64_t, int64_t>>{
-               {1, 1}, {2, 1}, {2, 2}, {3, 1}, {4, 2}, {6, 3}, {8, 2}}) {
+               {1, 1}, {2, 1}, {2, 2}, {3, 1}, {4, 2}, {5, 1}, {6, 3}, {7, 7}, {8, 2}}) {
         if (ranks == 1 || (entry.needs_nodes && ranks == per_node)) continue;
         out.push_back({std::string(entry.name), ranks, per_node, chunks, 2});
       }

@@ -239,6 +239,7 @@ TEST(HtmlReport, HoldsMatrixAndTimelineOfEachRun) {
   SyntheticRun first = on_nodes({0, 0, 1, 1, 2, 2, 3, 3});
   first.name = "dedup";
   first.num_experts = 16;
+  first.interval = 8;
   first.has_trace = true;
   SyntheticRun second = first;
   second.name = "flat";

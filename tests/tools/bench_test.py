@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import struct
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -14,6 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from benchmarks import batches, bench  # noqa: E402: the tree first
 from benchmarks.learning import chart  # noqa: E402
+from benchmarks.themes import exchange  # noqa: E402
 
 # Prints its turn into a shared file; its n-th repetition takes `base` * n seconds.
 FAKE_WORKER = """
@@ -155,6 +157,53 @@ class Loop(unittest.TestCase):
         tuned = bench.Worker("a", [], "tuned").environment()
         self.assertEqual({key: tuned[key] for key in bench.TUNED_MALLOC}, bench.TUNED_MALLOC)
         self.assertEqual(tuned["OMP_WAIT_POLICY"], "passive")
+
+
+class Ranks(unittest.TestCase):
+    LAUNCHER = [sys.executable, str(ROOT / "benchmarks" / "ranks.py"), "3"]
+
+    def run_ranks(self, script):
+        return subprocess.run([*self.LAUNCHER, sys.executable, "-c", script], input="run\n", text=True,
+                              capture_output=True, timeout=60)
+
+    def test_the_first_rank_alone_has_input_and_output(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = self.run_ranks(
+                "import os, sys\n"
+                f"name = os.path.join({folder!r}, os.environ['RANK'] + ' ' + os.environ['LOCAL_RANK'])\n"
+                "open(name, 'w').write(os.environ['WORLD_SIZE'] + os.environ['MASTER_PORT'])\n"
+                "print(os.environ['RANK'], sys.stdin.read())")
+            files = sorted(pathlib.Path(folder).iterdir())
+            self.assertEqual([path.name for path in files], ["0 0", "1 1", "2 2"])
+            self.assertEqual(len({path.read_text() for path in files}), 1)
+        self.assertEqual((done.returncode, done.stdout), (0, "0 run\n\n"))
+
+    def test_one_that_fails_stops_the_others(self):
+        done = self.run_ranks("import os, sys, time\n"
+                              "sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(1000)")
+        self.assertEqual(done.returncode, 3)
+
+    def test_small_messages_count_by_time_and_large_ones_by_bandwidth(self):
+        class Fake(bench.Bench):
+            def __init__(self):
+                self.theme, self.build = "exchange", pathlib.Path("none")
+
+            def ranks(self, name, launcher, worker, **settings):
+                return bench.Worker(name, ["none"])
+
+            def measure(self, workers):
+                reply = {f"{who}_{size}": seconds for size in exchange.SIZES
+                         for who, seconds in (("ours", 2.0), ("bare", 1.0))}
+                return {one.name: bench.Measured(one, {"bare": "call"}, [reply]) for one in workers}
+
+        rows, said = quietly(lambda: exchange.run(Fake()))
+        self.assertIn("skipped: mpi", said)
+        self.assertEqual([row["unit"] for row in rows], ["us"] * 2 + ["MB/s"] * 5)
+        self.assertEqual((rows[0]["value"], rows[0]["ratio"], rows[0]["goal"]), (2e6, 2.0, {"at_most": 1.05}))
+        # 1 MiB to each of three others in 2 s.
+        self.assertEqual((rows[4]["value"], rows[4]["ratio"], rows[4]["goal"]),
+                         (1.5729, 0.5, {"at_least": 0.95}))
+        self.assertFalse(any(row["met"] for row in rows))
 
 
 class Batches(unittest.TestCase):

@@ -92,7 +92,7 @@ class Exchange {
  private:
   static constexpr int64_t kEnd = 0, kRun = 1;
 
-  // What rank 0 says.
+  // What rank 0 says, on all ranks.
   int64_t tell(int64_t what) {
     const at::Tensor x = at::full({1}, what, at::kLong);
     context_.world->broadcast(x, 0)->wait();
@@ -108,7 +108,8 @@ class Exchange {
     const auto ours = [&] { world.all_to_all(out, in, rows, rows)->wait(); };
     const auto bare = [&] { bare_.exchange(out, in); };
     const double once_s = seconds(1, bare, out);
-    const auto calls = static_cast<int64_t>(std::clamp(kSecondsOfTurn / once_s, 1.0, kMostCalls));
+    const int64_t calls =
+        tell(static_cast<int64_t>(std::clamp(kSecondsOfTurn / once_s, 1.0, kMostCalls)));
     const int64_t rounds =
         calls > 1 ? options_.rounds : std::max<int64_t>(1, options_.rounds / kFewerRounds);
     std::vector<double> ours_s, bare_s;
