@@ -1,8 +1,10 @@
 #include "locus/app/exchange_settings.h"
 
 #include "locus/base/error.h"
+#include "locus/base/file.h"
 #include "locus/model/decoder.h"
 #include "locus/model/size.h"
+#include "locus/moe/exchange.h"
 #include "locus/moe/exchange_choice.h"
 #include "locus/moe/router.h"
 
@@ -27,11 +29,27 @@ void read_links(const std::string& path, cluster::Topology& topology) {
   topology.intra_node = measured.intra_node;
 }
 
+// A rate of 0 takes no time.
 cluster::Link emulated_link(double latency_us, double gbit_per_s) {
-  return {latency_us * 1e-6, gbit_per_s * 1e9 / 8, {}};
+  constexpr double kNoTime = 1e18;
+  return {latency_us * 1e-6, gbit_per_s == 0 ? kNoTime : gbit_per_s * 1e9 / 8, {}};
 }
 
 }  // namespace
+
+void keep_exchange(const RunConfig& config, comm::ParallelContext& parallel) {
+  const fs::path file = fs::path(config.train.output_dir) / "config.toml";
+  if (!fs::exists(file)) return;
+  const RunConfig past = parse_run_config(file.string(), read_file(file), {});
+  const comm::ParallelConfig& before = past.parallel;
+  if (before.exchange.type == "auto" || before.ranks_per_node != config.parallel.ranks_per_node ||
+      before.expert_model_parallel_size != config.parallel.expert_model_parallel_size ||
+      !moe::is_possible(moe::find_exchange(before.exchange.type), parallel.ep_nodes.get())) {
+    return;
+  }
+  if (parallel.exchange.type == "auto") parallel.exchange.type = before.exchange.type;
+  if (parallel.exchange.chunks == 0) parallel.exchange.chunks = before.exchange.chunks;
+}
 
 std::string settle_exchange(const RunConfig& config, double flops_per_s,
                             comm::ParallelContext& parallel) {

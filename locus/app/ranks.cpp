@@ -17,6 +17,7 @@
 #include <typeinfo>
 
 #include "locus/base/error.h"
+#include "locus/base/log.h"
 #include "locus/cluster/address.h"
 #include "locus/comm/c10d_store.h"
 #include "locus/comm/collectives.h"
@@ -57,6 +58,7 @@ bool has_one_node(const cluster::Launch& launch) {
 struct Connection {
   std::shared_ptr<comm::Transport> transport;
   std::shared_ptr<comm::Store> store;  // for the watchdog
+  std::shared_ptr<comm::Watchdog> watchdog;
 };
 
 // On a port that the system chooses.
@@ -100,7 +102,7 @@ Connection connect_by_gloo(const cluster::Launch& launch, double timeout_s) {
   const bool serves = launch.rank == 0 && !launch.agent_has_store;
   const auto store =
       comm::make_tcp_store(launch.master_addr, launch.master_port, serves, timeout_s);
-  return {comm::make_gloo_transport(settings, store), store->another_connection()};
+  return {comm::make_gloo_transport(settings, store), store->another_connection(), nullptr};
 }
 
 // MPI has no store: rank 0 serves one, and says over MPI where.
@@ -120,17 +122,26 @@ Connection connect_by_mpi(const cluster::Launch& launch, double timeout_s) {
   comm::together(group.get(), [&] {
     if (launch.rank != 0) store = join_store(place, timeout_s);
   });
-  return {transport, store};
+  return {transport, store, nullptr};
 }
 
 // The last rank serves another store: what the ranks say of themselves outlives the first.
 std::shared_ptr<comm::Store> make_second_store(const cluster::Launch& launch, comm::Store& first,
                                                double timeout_s) {
   const std::string key = format("second_store/{}", launch.restarts);
-  if (launch.rank != launch.world_size - 1) return join_store(first.get(key, timeout_s), timeout_s);
-  const auto store = serve_store(timeout_s);
-  first.set(key, place_of(*store, launch));
-  return store;
+  const int64_t last = launch.world_size - 1;
+  if (launch.rank == last) {
+    const auto store = serve_store(timeout_s);
+    first.set(key, place_of(*store, launch));
+    return store;
+  }
+  std::string place;
+  try {
+    place = first.get(key, timeout_s);
+  } catch (const CommError&) {
+    throw CommError("rank {} has not come to the others within {} s", last, timeout_s);
+  }
+  return join_store(place, timeout_s);
 }
 
 std::shared_ptr<comm::Watchdog> make_watchdog(const cluster::Launch& launch,
@@ -214,11 +225,13 @@ class StartGuard {
   StartGuard& operator=(const StartGuard&) = delete;
 
   // Ranks that cannot talk yet fail one after the other: launchers end all when the first has.
-  static double turn_s(int64_t rank) { return kTurn_s * static_cast<double>(std::min(rank, kTurns)); }
+  static double turn_s(int64_t rank) {
+    return kTurn_s * static_cast<double>(std::min(rank, kTurns));
+  }
 
  private:
-  static constexpr double kStartGrace_s = 5.0, kTurn_s = 0.3;
-  static constexpr int64_t kTurns = 20;
+  static constexpr double kStartGrace_s = 5.0, kTurn_s = 1.5;
+  static constexpr int64_t kTurns = 10;
 
   std::mutex mutex_;
   std::condition_variable met_;
@@ -226,11 +239,16 @@ class StartGuard {
   std::thread thread_;
 };
 
-Connection connect(const cluster::Launch& launch, const comm::CommConfig& config) {
+// The ranks can talk to each other from then on.
+Connection meet(const cluster::Launch& launch, const std::string& host,
+                const comm::CommConfig& config) {
   const bool by_mpi = choose_backend(launch, config.backend) == "mpi";
+  const StartGuard guard(launch, config.timeout_s);
   try {
-    return by_mpi ? connect_by_mpi(launch, config.timeout_s)
-                  : connect_by_gloo(launch, config.timeout_s);
+    Connection connection = by_mpi ? connect_by_mpi(launch, config.timeout_s)
+                                   : connect_by_gloo(launch, config.timeout_s);
+    connection.watchdog = make_watchdog(launch, host, config.timeout_s, connection.store);
+    return connection;
   } catch (const CommError&) {
     std::this_thread::sleep_for(std::chrono::duration<double>(StartGuard::turn_s(launch.rank)));
     throw;
@@ -250,6 +268,15 @@ void check_emulation(const cluster::Launch& launch, const comm::EmulateConfig& c
 
 }  // namespace
 
+void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads) {
+  const auto cores = static_cast<int64_t>(std::thread::hardware_concurrency());
+  const int64_t wanted = launch.local_world_size * std::max<int64_t>(num_threads, 1);
+  if (launch.local_world_size < 2 || cores == 0 || wanted <= cores) return;
+  log::warning("{} ranks with {} {} each on {}, which has {} cores: they wait for each other",
+               launch.local_world_size, std::max<int64_t>(num_threads, 1),
+               num_threads > 1 ? "threads" : "thread", launch.host, cores);
+}
+
 cluster::Launch find_launch() {
   return cluster::read_launch(cluster::process_environment(), cluster::host_name());
 }
@@ -262,17 +289,14 @@ comm::ParallelContext connect_ranks(const cluster::Launch& launch,
   check_emulation(launch, config.emulate);
   // A peer that has gone is an error of ours, not the end of this process.
   std::signal(SIGPIPE, SIG_IGN);
-  const StartGuard guard(launch, config.timeout_s);
-  Connection connection = connect(launch, config);
-  std::string host = launch.host;
-  if (config.emulate.nodes != 0) {
-    connection.transport =
-        comm::make_emulated_transport(std::move(connection.transport), config.emulate);
-    host = comm::emulated_host(config.emulate, launch.rank, launch.world_size);
-  }
-  auto watchdog = make_watchdog(launch, host, config.timeout_s, connection.store);
+  const std::string host =
+      config.emulate.nodes == 0
+          ? launch.host
+          : comm::emulated_host(config.emulate, launch.rank, launch.world_size);
+  auto [transport, store, watchdog] = meet(launch, host, config);
   TerminateHandler::install(watchdog);
-  auto transport = comm::make_watched_transport(std::move(connection.transport), watchdog);
+  transport = comm::make_emulated_transport(std::move(transport), config.emulate);
+  transport = comm::make_watched_transport(std::move(transport), watchdog);
   return comm::make_parallel_context(parallel, std::move(transport), host, std::move(watchdog),
                                      in_common);
 }

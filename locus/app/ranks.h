@@ -13,6 +13,9 @@ namespace locus::app {
 // This process's place in its job: mpirun's, srun's, torchrun's, or alone.
 cluster::Launch find_launch();
 
+// Where the ranks of this node have more threads together than it has cores.
+void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads);
+
 // Connects the ranks of a job and makes their groups; a single process gets comm::alone().
 // ConfigError for a back end that is not there, and where the ranks do not have `in_common` in
 // common; CommError when they do not meet in time.

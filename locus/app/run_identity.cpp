@@ -17,8 +17,12 @@
 namespace locus::app {
 namespace {
 
-constexpr std::array kPaths = {"train.output_dir", "data.train", "data.valid", "data.tokenizer",
-                               "checkpoint.initial_load_path"};
+constexpr std::array kPaths = {"train.output_dir",
+                               "data.train",
+                               "data.valid",
+                               "data.tokenizer",
+                               "checkpoint.initial_load_path",
+                               "comm.topology"};
 
 constexpr int64_t kSamples = 16, kSampleTokens = 4096;
 
@@ -31,8 +35,9 @@ std::string sample_hash(const data::IndexedDataset& dataset) {
   const int64_t size = std::min(kSampleTokens, dataset.num_tokens());
   std::vector<int32_t> tokens(static_cast<size_t>(kSamples * size));
   for (int64_t i = 0; i < kSamples; ++i) {
-    dataset.read((dataset.num_tokens() - size) / (kSamples - 1) * i,
-                 std::span(tokens).subspan(static_cast<size_t>(i * size), static_cast<size_t>(size)));
+    dataset.read(
+        (dataset.num_tokens() - size) / (kSamples - 1) * i,
+        std::span(tokens).subspan(static_cast<size_t>(i * size), static_cast<size_t>(size)));
   }
   return to_hex(hash128(as_text(std::as_bytes(std::span(tokens)))));
 }

@@ -25,6 +25,7 @@
 #include "locus/base/signals.h"
 #include "locus/base/toml.h"
 #include "locus/base/version.h"
+#include "locus/comm/agreement.h"
 #include "locus/comm/collectives.h"
 #include "locus/comm/together.h"
 #include "locus/eval/perplexity.h"
@@ -189,11 +190,16 @@ void TrainSession::check_data() {
 // That all ranks begin with the same.
 void TrainSession::check_weights() {
   if (parallel_.is_alone()) return;
-  comm::check_agreement(parallel_.world.get(), host(), {weights_identity(*decoder_, false)});
-  // Each group tells for itself, and one of them for all.
+  comm::Agreement shared, experts;
   comm::together(parallel_.world.get(), [&] {
-    comm::check_agreement(parallel_.edp.get(), host(), {weights_identity(*decoder_, true)});
+    shared = weights_identity(*decoder_, false);
+    experts = weights_identity(*decoder_, true);
   });
+  comm::check_agreement(parallel_.world.get(), host(), {shared});
+  // Each group tells for itself, and one of them for all. No call of `world` is in it, and nothing
+  // but the comparison may throw.
+  comm::together(parallel_.world.get(),
+                 [&] { comm::check_agreement(parallel_.edp.get(), host(), {experts}); });
 }
 
 // One rank speaks on stderr; each has a file.
@@ -436,15 +442,6 @@ RunConfig checked_config(const TrainOptions& options, const cluster::Launch& lau
   }
 }
 
-void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads) {
-  const auto cores = static_cast<int64_t>(std::thread::hardware_concurrency());
-  const int64_t wanted = launch.local_world_size * std::max<int64_t>(num_threads, 1);
-  if (launch.local_world_size < 2 || cores == 0 || wanted <= cores) return;
-  log::warning("{} ranks with {} {} each on {}, which has {} cores: they wait for each other",
-               launch.local_world_size, std::max<int64_t>(num_threads, 1),
-               num_threads > 1 ? "threads" : "thread", launch.host, cores);
-}
-
 // What ranks must agree on before they make groups of each other.
 std::vector<comm::Agreement> in_common(RunConfig& config, const TrainOptions& options) {
   comm::Agreement settings = settings_identity(config);
@@ -452,8 +449,9 @@ std::vector<comm::Agreement> in_common(RunConfig& config, const TrainOptions& op
   return {program_identity(), settings};
 }
 
-// Settles the exchange, too, which depends on it.
-Speed measure(const RunConfig& config, comm::ParallelContext& parallel) {
+// Settles the exchange, too, which depends on it; `config` says what came out, for a resume.
+Speed measure(RunConfig& config, bool resume, const std::string& host,
+              comm::ParallelContext& parallel) {
   double own_peak = 0;
   comm::together(parallel.world.get(), [&] {
     const at::Device device = parse_device(config.train.device);
@@ -464,9 +462,15 @@ Speed measure(const RunConfig& config, comm::ParallelContext& parallel) {
   speed.peak_flops =
       comm::sum_over(parallel.world.get(), at::full({1}, own_peak, at::kDouble)).item<double>();
   comm::together(parallel.world.get(), [&] {
+    if (resume) keep_exchange(config, parallel);
     speed.exchange = settle_exchange(
         config, speed.peak_flops / static_cast<double>(parallel.world_size), parallel);
   });
+  comm::check_agreement(parallel.world.get(), host,
+                        {{comm::Agreement::Kind::kFiles, "links",
+                          format("parallel.exchange.type = {}\nparallel.exchange.chunks = {}\n",
+                                 parallel.exchange.type, parallel.exchange.chunks)}});
+  if (parallel.ep != nullptr) config.parallel.exchange = parallel.exchange;
   return speed;
 }
 
@@ -491,7 +495,7 @@ void train(const TrainOptions& options, std::ostream& out) {
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
   });
-  const Speed speed = measure(config, parallel);
+  const Speed speed = measure(config, options.resume, launch.host, parallel);
   try {
     TrainSession(std::move(config), std::move(tokenizer), options.resume, parallel, speed).run(out);
   } catch (const Interrupted& end) {  // of all ranks alike

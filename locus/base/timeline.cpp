@@ -32,11 +32,7 @@ TimelineScope::TimelineScope(Timeline& timeline) {
 
 TimelineScope::~TimelineScope() { current_timeline = nullptr; }
 
-void Span::end() {
-  std::string name(name_);
-  if (number_ >= 0) name += format(" {}", number_);
-  timeline_->add(std::move(name), track_, begin_s_, Timeline::now_s());
-}
+void Span::end() { timeline_->add(std::string(name_), track_, begin_s_, Timeline::now_s()); }
 
 std::string to_chrome_trace(const std::vector<std::vector<TimelineSpan>>& spans_of_rank) {
   std::string events;

@@ -36,11 +36,11 @@ class TimelineScope {
   TimelineScope& operator=(const TimelineScope&) = delete;
 };
 
-// From its construction to its end; with `number` 0 or more, its name is "name number".
+// From its construction to its end.
 class Span {
  public:
-  Span(std::string_view name, std::string_view track, int64_t number = -1)
-      : timeline_(Timeline::current()), name_(name), track_(track), number_(number) {
+  Span(std::string_view name, std::string_view track)
+      : timeline_(Timeline::current()), name_(name), track_(track) {
     if (timeline_ != nullptr) begin_s_ = Timeline::now_s();
   }
   ~Span() {
@@ -54,7 +54,6 @@ class Span {
 
   Timeline* timeline_;
   std::string_view name_, track_;
-  int64_t number_;
   double begin_s_ = 0;
 };
 

@@ -251,8 +251,7 @@ int64_t Activity::enter(size_t group, const Signature& signature) {
 void Activity::set_call(size_t group, int64_t number, CallState state) {
   const double now = state == CallState::kDone ? 0.0 : steady_s();
   const std::lock_guard lock(mutex_);
-  Call& call =
-      report_.groups[group].kept[static_cast<size_t>(number % GroupReport::kKeptCalls)];
+  Call& call = report_.groups[group].kept[static_cast<size_t>(number % GroupReport::kKeptCalls)];
   if (call.number != number) return;  // many calls ago
   call.state = state;
   call.since_s = now;

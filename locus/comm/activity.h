@@ -33,8 +33,9 @@ enum class Operation : uint8_t {
 struct Signature {
   Operation operation = Operation::kBarrier;
   at::ScalarType type = at::kByte;
-  int64_t count = 0;   // elements of x; of a row for all_to_all; of the list for make_group
-  int64_t detail = 0;  // which reduction; the root of a broadcast; a hash of the list for make_group
+  int64_t count = 0;  // elements of x; of a row for all_to_all; of the list for make_group
+  int64_t detail =
+      0;  // which reduction; the root of a broadcast; a hash of the list for make_group
 
   bool operator==(const Signature&) const = default;
 };

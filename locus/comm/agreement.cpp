@@ -93,12 +93,11 @@ void check_agreement(ProcessGroup* group, const std::string& host,
   std::vector<int64_t> others;
   for (const int64_t rank : found.ranks) others.push_back(group->world_rank(rank));
   const auto place = static_cast<size_t>(first);
-  std::string text =
-      format("rank {} on {} and rank {} have different {}: {}", others.front(), hosts[place],
-             group->world_rank(0), thing.what,
-             first_of(thing.text, texts[place], group->world_rank(0)));
-  if (others.size() > 1) text += format("; ranks {} differ from rank {}", list_ranks(others),
-                                       group->world_rank(0));
+  std::string text = format("rank {} on {} and rank {} have different {}: {}", others.front(),
+                            hosts[place], group->world_rank(0), thing.what,
+                            first_of(thing.text, texts[place], group->world_rank(0)));
+  if (others.size() > 1)
+    text += format("; ranks {} differ from rank {}", list_ranks(others), group->world_rank(0));
   if (is_of_settings) throw ConfigError("{}", text);
   throw DataError("{}", text);
 }

@@ -83,10 +83,9 @@ bool PatientStore::ask(std::function<void(Store&)> question, double timeout_s) {
   state_->questions.push_back(std::move(question));
   const int64_t number = ++state_->num_asked;
   state_->changed.notify_all();
-  return state_->changed.wait_until(
-             lock, now + duration(timeout_s),
-             [&] { return state_->num_answered >= number || state_->is_lost; }) &&
-         !state_->is_lost;
+  return state_->changed.wait_until(lock, now + duration(timeout_s), [&] {
+    return state_->num_answered >= number || state_->is_lost;
+  }) && !state_->is_lost;
 }
 
 Board::Board(const std::vector<std::shared_ptr<Store>>& stores, std::string prefix)

@@ -20,7 +20,7 @@ struct Store::Impl {
 // What c10d and Gloo throw, in one line: without the places in their code and traces that they add.
 inline std::string first_line(const std::exception& error) {
   std::string text = error.what();
-  text.resize(std::min(text.find('\n'), text.size()));
+  text.resize(std::min({text.find('\n'), text.find(". This is typically"), text.size()}));
   const size_t end = text.find("] ");
   return text.starts_with('[') && end != std::string::npos ? text.substr(end + 2) : text;
 }

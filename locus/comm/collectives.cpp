@@ -3,7 +3,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <numeric>
@@ -12,15 +11,6 @@
 
 namespace locus::comm {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::tensor_list;
-
-// Keeps the group alive until the backward pass.
-struct GroupHolder : torch::CustomClassHolder {
-  explicit GroupHolder(std::shared_ptr<ProcessGroup> held) : group(std::move(held)) {}
-  std::shared_ptr<ProcessGroup> group;
-};
 
 std::vector<int64_t> with_rows(const at::Tensor& x, int64_t rows) {
   std::vector<int64_t> shape = x.sizes().vec();
@@ -42,28 +32,6 @@ std::vector<int64_t> gather_counts(ProcessGroup& group, int64_t count) {
   const int64_t* first = count_R.const_data_ptr<int64_t>();
   return {first, first + group.size()};
 }
-
-class AllToAllRows : public torch::autograd::Function<AllToAllRows> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND,
-                            const c10::intrusive_ptr<GroupHolder>& holder,
-                            const std::vector<int64_t>& in_rows,
-                            const std::vector<int64_t>& out_rows) {
-    ctx->saved_data["group"] = c10::IValue::make_capsule(holder);
-    ctx->saved_data["in_rows"] = in_rows;
-    ctx->saved_data["out_rows"] = out_rows;
-    return exchange(*holder->group, x_ND, in_rows, out_rows);
-  }
-  static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
-    const auto holder =
-        c10::static_intrusive_pointer_cast<GroupHolder>(ctx->saved_data["group"].toCapsule());
-    return {exchange(*holder->group, grads[0], ctx->saved_data["out_rows"].toIntVector(),
-                     ctx->saved_data["in_rows"].toIntVector()),
-            {},
-            {},
-            {}};
-  }
-};
 
 }  // namespace
 
@@ -103,13 +71,6 @@ std::vector<std::string> gather_texts(ProcessGroup* group, const std::string& te
     next += one;
   }
   return texts;
-}
-
-at::Tensor all_to_all_rows(const std::shared_ptr<ProcessGroup>& group, const at::Tensor& x_ND,
-                           const std::vector<int64_t>& in_rows,
-                           const std::vector<int64_t>& out_rows) {
-  if (group == nullptr) return x_ND;
-  return AllToAllRows::apply(x_ND, c10::make_intrusive<GroupHolder>(group), in_rows, out_rows);
 }
 
 }  // namespace locus::comm

@@ -26,10 +26,4 @@ GatheredRows gather_rows(ProcessGroup* group, const at::Tensor& x_ND);
 // The texts of all ranks, in order; of this one alone where the group is null.
 std::vector<std::string> gather_texts(ProcessGroup* group, const std::string& text);
 
-// x [N, ...]: its rows go to the ranks in order, in_rows[r] of them to rank r; [M, ...]:
-// out_rows[r] come from rank r. Differentiable: the gradient takes the way back.
-at::Tensor all_to_all_rows(const std::shared_ptr<ProcessGroup>& group, const at::Tensor& x_ND,
-                           const std::vector<int64_t>& in_rows,
-                           const std::vector<int64_t>& out_rows);
-
 }  // namespace locus::comm

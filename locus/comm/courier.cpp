@@ -3,8 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
-#include <chrono>
-
 namespace locus::comm {
 namespace {
 
@@ -14,9 +12,6 @@ class Carried : public RowsInFlight {
   // What is in flight belongs to tensors and groups that go away after this.
   ~Carried() override {
     if (rows_.valid()) rows_.wait();
-  }
-  bool has_arrived() override {
-    return rows_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
   }
   at::Tensor wait() override { return rows_.get(); }
 

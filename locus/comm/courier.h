@@ -18,7 +18,6 @@ namespace locus::comm {
 class RowsInFlight {
  public:
   virtual ~RowsInFlight() = default;
-  virtual bool has_arrived() = 0;
   // Once. CommError where a peer was lost or the deadline has passed.
   virtual at::Tensor wait() = 0;
 };

@@ -137,7 +137,7 @@ class Diagnosis {
     if (const auto waiting = said.waits_in()) {
       text += ", waiting in " + call_text(*waiting->first, rank, *waiting->second);
     }
-      if (heard.is_silent) text += format("; not heard of for {:.0f} s", heard.ago_s);
+    if (heard.is_silent) text += format("; not heard of for {:.0f} s", heard.ago_s);
     return text;
   }
 
@@ -159,8 +159,8 @@ class Diagnosis {
     std::vector<std::pair<std::vector<int64_t>, std::string>> out;
     for (const int64_t rank : ranks) {
       const std::string text = text_of(rank);
-      const auto same = std::find_if(out.begin(), out.end(),
-                                     [&](const auto& one) { return one.second == text; });
+      const auto same =
+          std::find_if(out.begin(), out.end(), [&](const auto& one) { return one.second == text; });
       if (same == out.end()) {
         out.push_back({{rank}, text});
       } else {
@@ -337,18 +337,16 @@ std::vector<std::string> Diagnosis::absent_ranks() {
     const GroupReport* theirs = group_of(rank, failure_.group);
     (theirs != nullptr && theirs->num_calls >= failure_.number ? there : missing).push_back(rank);
   }
-  const std::string what = format("{} of ranks {}", call_text(*own, failure_.rank, *call),
-                                  list_ranks(all));
+  const std::string what =
+      format("{} of ranks {}", call_text(*own, failure_.rank, *call), list_ranks(all));
   if (lines.empty()) {
-    lines.push_back(missing.empty()
-                        ? format("all ranks have entered {}, but it does not end", what)
-                        : format("the ranks wait for one another since {}", what));
+    lines.push_back(missing.empty() ? format("all ranks have entered {}, but it does not end", what)
+                                    : format("the ranks wait for one another since {}", what));
   }
-  lines.push_back(missing.empty()
-                      ? format("{}: all have entered it", what)
-                      : format("{}: {} {} entered it, {} {} not", what, names(there),
-                               there.size() == 1 ? "has" : "have", names(missing),
-                               missing.size() == 1 ? "has" : "have"));
+  lines.push_back(missing.empty() ? format("{}: all have entered it", what)
+                                  : format("{}: {} {} entered it, {} {} not", what, names(there),
+                                           there.size() == 1 ? "has" : "have", names(missing),
+                                           missing.size() == 1 ? "has" : "have"));
   return lines;
 }
 

@@ -42,13 +42,20 @@ class EmulatedWork : public Work {
   bool is_done() override { return real_->is_done() && Clock::now() >= end_; }
 
   void wait() override {
-    const EmulatedTime end =
-        std::exchange(end_, EmulatedTime());  // after an error nobody waits again
+    const EmulatedTime end = take_end();
     real_->wait();
+    if (Clock::now() < end) ExactSleep().until(end);
+  }
+  void wait_patiently() override {
+    const EmulatedTime end = take_end();
+    real_->wait_patiently();
     if (Clock::now() < end) ExactSleep().until(end);
   }
 
  private:
+  // After an error nobody waits again.
+  EmulatedTime take_end() { return std::exchange(end_, EmulatedTime()); }
+
   Pending real_;
   EmulatedTime end_;
 };

@@ -3,42 +3,35 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <chrono>
+#include "locus/base/timeline.h"
+#include "locus/comm/activity.h"
 
 namespace locus::comm {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-namespace {
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
-
 // Shared by take-off and landing, forwards and backwards.
 struct Flight::State {
   std::shared_ptr<RowRoute> route;
   Way way = Way::kSpread;
   at::ScalarType type = at::kFloat, wire = at::kFloat;
-  FlightObserver observer;
+  FlightLog log;
   std::unique_ptr<RowsInFlight> rows;
   double begin_s = 0;
 
   void set_off(const at::Tensor& x_ND, Way direction) {
-    begin_s = now_s();
+    begin_s = Timeline::now_s();
     const at::Tensor sent = x_ND.detach().to(wire).contiguous();
     rows = direction == Way::kSpread ? route->spread(sent) : route->collect(sent);
   }
 
   at::Tensor take(bool is_gradient) {
-    const double wait_begin_s = now_s();
+    const double wait_begin_s = Timeline::now_s();
     const at::Tensor out = rows->wait().to(type);
     rows.reset();
-    const double end_s = now_s();
-    if (observer) observer({is_gradient, begin_s, end_s - wait_begin_s, end_s - begin_s});
+    const double end_s = Timeline::now_s();
+    if (log.observe) log.observe({is_gradient, begin_s, end_s - wait_begin_s, end_s - begin_s});
     return out;
   }
 
@@ -76,7 +69,9 @@ class TakeOff : public torch::autograd::Function<TakeOff<State>> {
     return at::empty({0}, x_ND.options());
   }
   static tensor_list backward(AutogradContext* ctx, const tensor_list& /*ticket*/) {
-    return {saved<State>(ctx).take(/*is_gradient=*/true), {}};
+    State& state = saved<State>(ctx);
+    const Note note(state.log.activity, state.log.what, state.log.layer);
+    return {state.take(/*is_gradient=*/true), {}};
   }
 };
 
@@ -90,6 +85,7 @@ class Landing : public torch::autograd::Function<Landing<State>> {
   }
   static tensor_list backward(AutogradContext* ctx, const tensor_list& grads) {
     State& state = saved<State>(ctx);
+    const Note note(state.log.activity, state.log.what, state.log.layer);
     state.set_off(grads[0], state.way_back());
     return {at::empty({0}, grads[0].options()), {}};
   }
@@ -98,13 +94,13 @@ class Landing : public torch::autograd::Function<Landing<State>> {
 }  // namespace
 
 Flight::Flight(std::shared_ptr<RowRoute> route, Way way, const at::Tensor& x_ND,
-               std::optional<at::ScalarType> wire, FlightObserver observer)
+               std::optional<at::ScalarType> wire, FlightLog log)
     : state_(std::make_shared<State>()) {
   state_->route = std::move(route);
   state_->way = way;
   state_->type = x_ND.scalar_type();
   state_->wire = wire.value_or(state_->type);
-  state_->observer = std::move(observer);
+  state_->log = std::move(log);
   ticket_ = TakeOff<State>::apply(x_ND, state_);
 }
 

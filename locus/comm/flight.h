@@ -13,6 +13,8 @@
 
 namespace locus::comm {
 
+class Activity;
+
 enum class Way { kSpread, kCollect };
 
 // One way of rows as it was: told when it has ended.
@@ -22,14 +24,21 @@ struct FlightTimes {
   double waited_s = 0;  // of the rank that stood still for it
   double flight_s = 0;  // from setting off until it was taken
 };
-using FlightObserver = std::function<void(const FlightTimes&)>;
+
+// Who hears of a flight; any of it may be missing.
+struct FlightLog {
+  std::function<void(const FlightTimes&)> observe;  // on the thread that waits
+  // Where the rank is when gradients travel; forwards the caller says so.
+  std::shared_ptr<Activity> activity;
+  const char* what = "";
+  int64_t layer = -1;
+};
 
 class Flight {
  public:
   // Sets off. The rows travel as `wire` and arrive in their own type; undefined: as they are.
-  // `observer` may be empty; it is called on the thread that waits.
   Flight(std::shared_ptr<RowRoute> route, Way way, const at::Tensor& x_ND,
-         std::optional<at::ScalarType> wire, FlightObserver observer);
+         std::optional<at::ScalarType> wire, FlightLog log);
 
   // Waits. Once.
   at::Tensor land();

@@ -26,6 +26,8 @@ class Work {
   virtual bool is_done() = 0;
   // Until the result is there. CommError where a peer was lost or the deadline has passed.
   virtual void wait() = 0;
+  // The same for a thread whose rank computes meanwhile: leaves the cores to others.
+  virtual void wait_patiently() { wait(); }
 };
 
 using Pending = std::unique_ptr<Work>;

@@ -38,9 +38,9 @@ class Store {
   std::unique_ptr<Impl> impl_;
 };
 
-// One process (rank 0, or a launcher's agent) serves at host:port, the others connect. Who serves may
-// leave the choice of the port, 0, to the system. CommError that names both when nobody answers, or
-// when the port is taken, within `timeout_s`.
+// One process (rank 0, or a launcher's agent) serves at host:port, the others connect. Who serves
+// may leave the choice of the port, 0, to the system. CommError that names both when nobody
+// answers, or when the port is taken, within `timeout_s`.
 std::shared_ptr<Store> make_tcp_store(const std::string& host, int64_t port, bool serves,
                                       double timeout_s);
 std::shared_ptr<Store> make_memory_store();

@@ -9,14 +9,14 @@
 #include "locus/comm/gloo.h"
 #include "locus/comm/store.h"
 #include "locus/comm/together.h"
-#include "locus/comm/watched.h"
 #include "locus/comm/watchdog.h"
+#include "locus/comm/watched.h"
 
 namespace locus::comm {
 namespace {
 
-// How much an error says about what has happened: 0, that another rank has ended; 1, that ranks have
-// lost one another; 2, all else.
+// How much an error says about what has happened: 0, that another rank has ended; 1, that ranks
+// have lost one another; 2, all else.
 int weight(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);

@@ -22,8 +22,8 @@ class PeerError : public Error {
 };
 
 // Runs `action` on every rank of `world` (null: this one alone). Where it throws, the first such
-// rank throws it on, all others throw PeerError. The action calls no collective: a rank that fails
-// comes to the next one of `world` too early, and would be taken for an answer.
+// rank throws it on, all others throw PeerError. The action calls no collective of `world`: a rank
+// that fails comes to the next one of `world` too early, and would be taken for an answer.
 void together(ProcessGroup* world, const std::function<void()>& action);
 
 }  // namespace locus::comm

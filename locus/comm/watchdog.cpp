@@ -22,8 +22,9 @@ constexpr double kAnswerAtLeast_s = 1.0;
 // Until another rank has told the user; until this one has come to an orderly end.
 constexpr double kMessage_s = 15.0;
 constexpr double kOrderlyEnd_s = 3.0;
-// A rank that serves a store to others waits so long for them at its end.
-constexpr double kLeave_s = 2.0, kLeaveFailed_s = 0.5;
+// A rank that serves a store to others waits so long for them at its end; after a failure, until
+// every watchdog has looked once.
+constexpr double kLeave_s = 2.0, kLeaveFailed_s = 2.5;
 // Of each group, in the posts of a rank that is well.
 constexpr int64_t kPostedCalls = 4;
 
@@ -98,7 +99,8 @@ void Watchdog::run() {
 
 // Answers when a rank has failed. True when all has been told and there was time to end.
 bool Watchdog::has_to_end() {
-  if (!failed_at_ && (has_failed_ || is_posted(kFailed))) failed_at_ = Clock::now();
+  if (!failed_at_ && is_posted(kFailed) && !has_failed_) others_know_ = true;
+  if (!failed_at_ && (has_failed_ || others_know_)) failed_at_ = Clock::now();
   if (!failed_at_) return false;
   if (!has_answered_) post(answer_key(rank()), GroupReport::kKeptCalls);
   has_answered_ = true;
@@ -165,6 +167,7 @@ std::string Watchdog::find_out(const Failure& failure) {
     if (is_posted(kTold)) return "";
     std::this_thread::sleep_for(duration(kShortInterval_s));
   }
+  if (others_know_) return "";  // they went away before this rank felt it
   // Nobody can be asked.
   std::vector<Heard> own(static_cast<size_t>(world_size()));
   own[static_cast<size_t>(rank())].report = activity_->report();

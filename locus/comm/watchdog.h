@@ -37,7 +37,7 @@ struct WatchdogSettings {
   std::string host;
   double timeout_s = 600.0;
   double grace_s = 5.0;  // for a transport to say itself that this has passed
-  int64_t start = 0;  // sets apart starts of one job that share a store
+  int64_t start = 0;     // sets apart starts of one job that share a store
   // Tells the user, and ends the process at once, with exit code 4. Without them (ranks that are
   // threads of one process) the rank that would tell throws the message instead, and nothing ends.
   std::function<void(const std::string& message)> tell = {};
@@ -80,7 +80,8 @@ class Watchdog {
 
   std::mutex failing_;  // one thread at a time fails
   std::atomic<bool> has_failed_ = false;
-  std::atomic<bool> is_over_ = false;  // this rank knows why
+  std::atomic<bool> is_over_ = false;      // this rank knows why
+  std::atomic<bool> others_know_ = false;  // another rank has failed before this one
 
   // Of the thread alone.
   using Clock = std::chrono::steady_clock;

@@ -67,13 +67,21 @@ class WatchedWork : public Work {
   bool is_done() override { return real_ == nullptr || real_->is_done(); }
 
   void wait() override {
+    finish([this] { real_->wait(); });
+  }
+  void wait_patiently() override {
+    finish([this] { real_->wait_patiently(); });
+  }
+
+ private:
+  template <class Wait>
+  void finish(Wait wait) {
     if (real_ == nullptr) return;
-    watch_->wait(number_, [this] { real_->wait(); });
+    watch_->wait(number_, wait);
     real_.reset();
     watch_->is_done(number_);
   }
 
- private:
   Pending real_;
   std::shared_ptr<GroupWatch> watch_;
   int64_t number_;

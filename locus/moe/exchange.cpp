@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "locus/base/error.h"
-#include "locus/base/toml.h"
 
 namespace locus::moe {
 
@@ -16,11 +15,11 @@ MakeExchangePart make_flat_part, make_hierarchical_part, make_dedup_part;
 namespace {
 
 constexpr ExchangeEntry kExchanges[] = {
-    {"flat", "one all-to-all each way", make_flat_part, false, true},
+    {"flat", "one all-to-all each way", make_flat_part, false, true, 0},
     {"hierarchical", "within the node, then one message to each other node; results of flat",
-     make_hierarchical_part, true, true},
+     make_hierarchical_part, true, true, 0},
     {"dedup", "a token crosses to a node once, sums come back; rounds differently than flat",
-     make_dedup_part, true, false},
+     make_dedup_part, true, false, kMostRanksPerNodeOfDedup},
 };
 
 // By experts where every part gets some; a token's assignments stay together otherwise.
@@ -138,13 +137,28 @@ void add_rows(const ExpertMap& map, const ExchangePart& part, const PartCounts& 
     rows.collect_R[r] += collect[r];
     if (map.node_of[r] != own_node && spread[r] > 0) ++rows.inter_messages;
   }
-  for (int64_t node = 0; node < map.num_nodes(); ++node) {
-    if (node != own_node) rows.least_inter += counts.node_tokens(own, node);
-  }
   for (int64_t expert = 0; expert < map.num_experts; ++expert) {
     if (map.node_of[static_cast<size_t>(map.rank_of(expert))] == own_node) continue;
     rows.flat_inter += counts.assignments(own, expert);
   }
+}
+
+// Different tokens that all parts together have for other nodes.
+int64_t least_rows_between_nodes(const ExpertMap& map, const std::vector<PartAssignments>& parts) {
+  const int64_t own_node = map.node_of[static_cast<size_t>(map.group->rank())];
+  int64_t rows = 0;
+  for (int64_t node = 0; node < map.num_nodes(); ++node) {
+    if (node == own_node) continue;
+    TokenCounter of_node(parts.front().num_tokens);
+    for (const PartAssignments& part : parts) {
+      for (size_t a = 0; a < part.token_A.size(); ++a) {
+        const int64_t rank = map.rank_of(part.expert_A[a]);
+        if (map.node_of[static_cast<size_t>(rank)] != node) continue;
+        if (of_node.is_new(part.token_A[a], node)) ++rows;
+      }
+    }
+  }
+  return rows;
 }
 
 }  // namespace
@@ -168,6 +182,12 @@ std::vector<std::string> exchange_names() {
   return names;
 }
 
+bool is_possible(const ExchangeEntry& entry, const comm::NodeGroups* nodes) {
+  if (!entry.needs_nodes) return true;
+  return nodes != nullptr &&
+         (entry.most_ranks_per_node == 0 || nodes->ranks_per_node <= entry.most_ranks_per_node);
+}
+
 const ExchangeEntry& find_exchange(std::string_view name) {
   for (const ExchangeEntry& entry : kExchanges) {
     if (entry.name == name) return entry;
@@ -189,9 +209,9 @@ std::shared_ptr<const ExchangePlan> plan_exchange(const ExchangeEntry& entry, co
   plan->rows.collect_R.resize(static_cast<size_t>(map.num_ranks()));
   for (size_t p = 0; p < parts.size(); ++p) {
     plan->parts.push_back(entry.make(map, parts[p], counts[p]));
-    plan->parts.back().first_expert = parts[p].first_expert;
     add_rows(map, plan->parts.back(), counts[p], plan->rows);
   }
+  plan->rows.least_inter = least_rows_between_nodes(map, parts);
   return plan;
 }
 

@@ -2,7 +2,8 @@
 // (moe/exchanges/*.cpp), and the plan that one of them makes for the assignments of one layer.
 //
 // The assignments are dealt into parts, whose way and computation overlap: by the experts of a rank
-// (each computes all its rows at once, results do not change) or by tokens.
+// (each computes all its rows at once) or by tokens. Sums over a token's experts are made part by
+// part: with three experts a token and more, results differ by rounding from those of one part.
 //
 // T tokens of this rank, E experts in all, R ranks of the expert-parallel group, A assignments of a
 // part, H rows that leave home, M rows that the experts of this rank compute.
@@ -67,7 +68,6 @@ struct ExchangePart {
   at::Tensor token_H;             // int64, token of each home row
   at::Tensor place_M;             // int64, arriving row that each expert row is a copy of
   std::vector<int64_t> counts_E;  // rows of the part's experts on this rank
-  int64_t first_expert = 0;       // of them, by place on the rank
   int64_t num_arriving = 0;
 
   at::Tensor back_M;        // int64: expert row of each arriving row; undefined: sums come back
@@ -94,16 +94,22 @@ struct ExchangePlan {
 using MakeExchangePart = ExchangePart(const ExpertMap& map, const PartAssignments& part,
                                       const PartCounts& counts);
 
+// A bit for each in exchanges/dedup.cpp.
+constexpr int64_t kMostRanksPerNodeOfDedup = 63;
+
 struct ExchangeEntry {
   std::string_view name;
   std::string_view summary;
   MakeExchangePart* make;
-  bool needs_nodes;         // several nodes with equally many ranks of the group each
-  bool parts_share_tokens;  // parts by experts: a token may travel in several of them
+  bool needs_nodes;             // several nodes with equally many ranks of the group each
+  bool parts_share_tokens;      // parts by experts: a token may travel in several of them
+  int64_t most_ranks_per_node;  // of the group; 0: any number
 };
 
 std::span<const ExchangeEntry> exchange_entries();
 std::vector<std::string> exchange_names();
+// With these nodes of the expert-parallel group; null: one node, or uneven ones.
+bool is_possible(const ExchangeEntry& entry, const comm::NodeGroups* nodes);
 // ConfigError that lists the known names.
 const ExchangeEntry& find_exchange(std::string_view name);
 

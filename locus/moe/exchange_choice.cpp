@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "locus/base/format.h"
@@ -104,7 +105,7 @@ ExchangeChoice choose_exchange(const comm::ParallelContext& parallel, const Exch
   std::string seconds;
   for (const ExchangeEntry& entry : exchange_entries()) {
     if (wanted.type != "auto" && wanted.type != entry.name) continue;
-    if (wanted.type == "auto" && entry.needs_nodes && parallel.ep_nodes == nullptr) continue;
+    if (wanted.type == "auto" && !is_possible(entry, parallel.ep_nodes.get())) continue;
     double least_s = std::numeric_limits<double>::infinity();
     const int64_t first = wanted.chunks == 0 ? 1 : wanted.chunks;
     const int64_t last = wanted.chunks == 0 ? kMostChunks : wanted.chunks;

@@ -9,7 +9,6 @@
 #include <string_view>
 #include <vector>
 
-#include "locus/comm/flight.h"
 #include "locus/comm/process_group.h"
 
 namespace locus::moe {
@@ -28,11 +27,10 @@ struct DirectionStats {
 struct ExchangeStats {
   DirectionStats of[kNumDirections];
   double inter_messages = 0;     // on the way to the experts
-  double least_inter_bytes = 0;  // dispatch: each token once to each other node that needs it
-  double flat_inter_bytes = 0;   // dispatch: a row for every assignment
+  double least_inter_bytes = 0;  // of all ways: each token once for each other node that needs it
+  double flat_inter_bytes = 0;   // of all ways: a row for every assignment
   double plan_s = 0;             // counting, and telling the others
   std::vector<double> sent_R;    // bytes of all directions to each rank of the group
-  int64_t num_exchanges = 0;     // micro-batches
 
   DirectionStats total() const;
 };

@@ -113,7 +113,8 @@ struct LogConfig {
       "steps that are summed up to tell where the tokens of each domain go");
     v("tensorboard", tensorboard, "also write TensorBoard events");
     v("timeline_step", timeline_step,
-      "step whose timeline on all ranks goes to trace.json, for Perfetto or chrome://tracing, and to "
+      "step whose timeline on all ranks goes to trace.json, for Perfetto or chrome://tracing, and "
+      "to "
       "the report; 0: none");
   }
 };

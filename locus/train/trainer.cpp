@@ -294,8 +294,8 @@ void Trainer::write_exchange_stats(int64_t step) {
     }
     line.set("intra_bytes", total.intra_bytes)
         .set("inter_bytes", total.inter_bytes)
-        .set("least_inter_bytes", 4 * sum->stats.least_inter_bytes)
-        .set("flat_inter_bytes", 4 * sum->stats.flat_inter_bytes)
+        .set("least_inter_bytes", sum->stats.least_inter_bytes)
+        .set("flat_inter_bytes", sum->stats.flat_inter_bytes)
         .set("inter_messages", sum->stats.inter_messages)
         .set("flight_s", total.flight_s)
         .set("exposed_s", total.exposed_s)

@@ -39,7 +39,7 @@ struct TrainerSettings {
   int64_t prefetch = 4;
   double flops_per_token = 0;  // of training, for the throughput
   double peak_flops = 0;
-  std::vector<TextFile> texts;  // of each checkpoint
+  std::vector<TextFile> texts;       // of each checkpoint
   std::filesystem::path trace_file;  // of log.timeline_step; rank 0 writes it
 };
 

@@ -33,7 +33,9 @@ std::string message(int64_t world_size, int code, const std::function<Things(int
   return text;
 }
 
-Agreement settings(const std::string& text) { return {Agreement::Kind::kSettings, "settings", text}; }
+Agreement settings(const std::string& text) {
+  return {Agreement::Kind::kSettings, "settings", text};
+}
 Agreement data(const std::string& text) { return {Agreement::Kind::kFiles, "training data", text}; }
 
 TEST(Agreement, OfEqualsIsSilent) {
@@ -92,7 +94,8 @@ TEST(Agreement, TellsTheFirstGroupThatDiffers) {
       }
     });
   });
-  EXPECT_EQ(text, "rank 3 on node and rank 1 have different training data: w = 5 there and 1 on rank 1");
+  EXPECT_EQ(text,
+            "rank 3 on node and rank 1 have different training data: w = 5 there and 1 on rank 1");
   EXPECT_EQ(num_peers, 3);
 }
 

@@ -79,10 +79,12 @@ TEST(Diagnosis, NamesTheRankThatHasNotEnteredACall) {
   EXPECT_EQ(first_line(text),
             "rank 5 on node2 has not entered dispatch of layer 3 at step 812; last seen in "
             "optimizer step at step 811");
-  expect_has(text, "all_to_all of rows of 64 float32, call 77 of group ep of ranks 4-7: ranks 4, "
-                   "6, 7 on node2 have entered it, rank 5 on node2 has not");
-  expect_has(text, "ranks 0-3 on node1: reduce at step 812, waiting in all_reduce of 4 float64 "
-                   "(sum), call 30 of group world");
+  expect_has(text,
+             "all_to_all of rows of 64 float32, call 77 of group ep of ranks 4-7: ranks 4, "
+             "6, 7 on node2 have entered it, rank 5 on node2 has not");
+  expect_has(text,
+             "ranks 0-3 on node1: reduce at step 812, waiting in all_reduce of 4 float64 "
+             "(sum), call 30 of group world");
   expect_has(text, "rank 6 on node2 reports: timed out");
 }
 
@@ -146,8 +148,9 @@ TEST(Diagnosis, SaysThatRanksWaitForOneAnother) {
   for (const int64_t rank : {3, 4, 5, 6, 7}) cluster.waits(rank, 1, 30, kSum, kReduce);
   const std::string text = cluster.ask(3, 1, 30);
   expect_has(first_line(text), "the ranks wait for one another");
-  expect_has(text, "ranks 0-2 on node1: dispatch of layer 3 (forward) at step 812, waiting in "
-                   "all_to_all of rows of 64 float32, call 77 of group ep");
+  expect_has(text,
+             "ranks 0-2 on node1: dispatch of layer 3 (forward) at step 812, waiting in "
+             "all_to_all of rows of 64 float32, call 77 of group ep");
 }
 
 TEST(Diagnosis, FindsDifferentNumbersOfCalls) {
@@ -173,22 +176,25 @@ TEST(Diagnosis, NamesARankThatHasEndedOrNeverBegan) {
   for (const int64_t rank : {0, 1, 2, 3, 4, 6}) cluster.waits(rank, 1, 30, kSum, kReduce);
   cluster.waits(7, 1, 30, kSum, kReduce);
   cluster.report(5).state = RankState::kEnded;
-  expect_has(first_line(cluster.ask(0, 1, 30)), "rank 5 on node2 has not entered all_reduce of "
-                                                "group world (reduce) at step 812; it has ended");
+  expect_has(first_line(cluster.ask(0, 1, 30)),
+             "rank 5 on node2 has not entered all_reduce of "
+             "group world (reduce) at step 812; it has ended");
   cluster.forget(5);
   const std::string text = cluster.ask(0, 1, 30);
-  expect_has(first_line(text), "rank 5 has not entered all_reduce of group world (reduce) at step "
-                               "812; nothing was ever heard of it");
+  expect_has(first_line(text),
+             "rank 5 has not entered all_reduce of group world (reduce) at step "
+             "812; nothing was ever heard of it");
 }
 
 TEST(Diagnosis, SaysWhatOneRankKnowsWhereNobodyCanBeAsked) {
   Cluster cluster;
   cluster.waits(0, 2, 77, kRows, kDispatch);
   for (int64_t rank = 1; rank < 8; ++rank) cluster.forget(rank);
-  EXPECT_EQ(cluster.ask(0, 2, 77),
-            "rank 0 on node1 has lost the other ranks, and nobody can be asked: dispatch of layer 3 "
-            "(forward) at step 812, waiting in all_to_all of rows of 64 float32, call 77 of group ep\n"
-            "rank 0 on node1 reports: timed out");
+  EXPECT_EQ(
+      cluster.ask(0, 2, 77),
+      "rank 0 on node1 has lost the other ranks, and nobody can be asked: dispatch of layer 3 "
+      "(forward) at step 812, waiting in all_to_all of rows of 64 float32, call 77 of group ep\n"
+      "rank 0 on node1 reports: timed out");
 }
 
 // A rank that has not yet made the group is missed in the call that makes it.

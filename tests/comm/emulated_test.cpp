@@ -23,7 +23,12 @@ const EmulateConfig kSlow{.nodes = 2, .latency_us = 20'000, .gbit_per_s = 0.01};
 template <class Rank>
 void run_emulated(int64_t world_size, const EmulateConfig& config, Rank rank,
                   const ParallelConfig& parallel = {}) {
-  run_thread_ranks(world_size, parallel, rank, {.timeout_s = 60.0, .emulate = config});
+  const auto and_leave_together = [&](const ParallelContext& context) {
+    rank(context);
+    context.world->barrier()->wait();  // Gloo: who leaves early breaks up others' new groups
+  };
+  run_thread_ranks(world_size, parallel, and_leave_together,
+                   {.timeout_s = 60.0, .emulate = config});
 }
 
 // Whole numbers of a rank's own.
@@ -200,6 +205,7 @@ TEST(Emulated, DoesNotDelayWhatStaysWithinANode) {
     rows[static_cast<size_t>(first)] = rows[static_cast<size_t>(first) + 1] = 5;
     const at::Tensor in = at::ones({10});
     world->all_to_all(at::zeros({10}), in, rows, rows)->wait();
+    context.world->barrier()->wait();
   });
 }
 
@@ -220,7 +226,8 @@ TEST(Emulated, TellsAtOnceWhatTheTransportFailsOf) {
                                   const auto transport =
                                       make_emulated_transport(context.transport, config);
                                   const auto world = transport->make_group("all", {0, 1});
-                                  if (context.rank == 1) return;  // never calls
+                                  context.world->barrier()->wait();  // all have the group
+                                  if (context.rank == 1) return;     // never calls
                                   world->all_reduce(at::ones({1}), Reduce::kSum)->wait();
                                 },
                                 {.timeout_s = 2.0}),

@@ -142,9 +142,10 @@ TEST_P(RowRoutes, FlightsHaveTheGradientOfTheWayBack) {
       ++told;
       EXPECT_GE(times.flight_s, times.waited_s);
     };
-    Flight there(route, Way::kSpread, x, std::nullopt, count);
+    const FlightLog log{count, nullptr, "", -1};
+    Flight there(route, Way::kSpread, x, std::nullopt, log);
     at::Tensor y = there.land();
-    Flight back(route, Way::kCollect, y * y, std::nullopt, count);
+    Flight back(route, Way::kCollect, y * y, std::nullopt, log);
     const at::Tensor z = back.land();
     EXPECT_TRUE(at::equal(z, x * x));
     z.sum().backward();

@@ -71,11 +71,11 @@ void expect_one_message(const Ends& ends, int64_t num_silent, const std::string&
 }
 
 TEST(Watchdog, NamesARankThatDoesNotCome) {
-  const Ends ends = run(3, {}, {.timeout_s = 1.0}, [](const ParallelContext& context) {
+  const Ends ends = run(3, {}, {.timeout_s = 0.5}, [](const ParallelContext& context) {
     note_step(context.activity, 811);
     if (context.rank == 1) {
       note_phase(context.activity, "optimizer step");
-      std::this_thread::sleep_for(milliseconds(2500));
+      std::this_thread::sleep_for(milliseconds(1500));
       return;
     }
     note_step(context.activity, 812);
@@ -107,26 +107,26 @@ TEST(Watchdog, NamesARankWithAnotherSize) {
     const at::Tensor rows = at::ones({6, context.rank == 0 ? 8 : 16});
     test_group(context)->all_to_all(rows, rows, {2, 2, 2}, {2, 2, 2})->wait();
   });
-  expect_one_message(ends, 2,
-                     "rank 0 on thread ranks calls all_to_all of rows of 8 float32 where ranks 1, 2 "
-                     "on thread ranks call all_to_all of rows of 16 float32");
+  expect_one_message(
+      ends, 2,
+      "rank 0 on thread ranks calls all_to_all of rows of 8 float32 where ranks 1, 2 "
+      "on thread ranks call all_to_all of rows of 16 float32");
 }
 
 TEST(Watchdog, IsSilentWhereARankTellsItsOwnError) {
   std::atomic<int64_t> num_silent = 0;
   const auto ranks = [&] {
-    run_thread_ranks(
-        3, {},
-        [&](const ParallelContext& context) {
-          if (context.rank == 1) throw DataError("a file is missing");
-          try {
-            sum_over(context.world.get(), at::ones({4}));
-          } catch (const CommError& error) {
-            if (error.is_told_elsewhere()) ++num_silent;
-            throw;
-          }
-        },
-        {.timeout_s = 5.0});
+    run_thread_ranks(3, {},
+                     [&](const ParallelContext& context) {
+                       if (context.rank == 1) throw DataError("a file is missing");
+                       try {
+                         sum_over(context.world.get(), at::ones({4}));
+                       } catch (const CommError& error) {
+                         if (error.is_told_elsewhere()) ++num_silent;
+                         throw;
+                       }
+                     },
+                     {.timeout_s = 5.0});
   };
   EXPECT_THROW(ranks(), DataError);
   EXPECT_EQ(num_silent, 2);
@@ -135,10 +135,10 @@ TEST(Watchdog, IsSilentWhereARankTellsItsOwnError) {
 // Half of the ranks wait in their own group for one that is held up in another.
 TEST(Watchdog, FollowsTheRanksOfOtherGroups) {
   const ParallelConfig config{.expert_model_parallel_size = 2};
-  const Ends ends = run(4, config, {.timeout_s = 1.0}, [](const ParallelContext& context) {
+  const Ends ends = run(4, config, {.timeout_s = 0.5}, [](const ParallelContext& context) {
     if (context.rank == 3) {
       note_phase(context.activity, "data");
-      std::this_thread::sleep_for(milliseconds(2500));
+      std::this_thread::sleep_for(milliseconds(1500));
       return;
     }
     note_phase(context.activity, "forward");
@@ -181,34 +181,39 @@ TEST(Watchdog, EndsAProcessThatWaitsForEver) {
   Activity dead(2, "node7");
   dead.set_phase("backward");
   store->set("watch/0/rank/1", to_text(dead.report()));
-  std::mutex mutex;
-  std::vector<std::string> told;
-  bool has_ended = false;
+  // Shared: the watchdog's last thread may outlive this test.
+  struct Seen {
+    std::mutex mutex;
+    std::vector<std::string> told;
+    bool has_ended = false;
+  };
+  const auto seen = std::make_shared<Seen>();
   WatchdogSettings settings{.rank = 0, .world_size = 2, .host = "node1", .timeout_s = 0.2};
   settings.grace_s = 0.1;
-  settings.tell = [&](const std::string& message) {
-    const std::lock_guard lock(mutex);
-    told.push_back(message);
+  settings.tell = [seen](const std::string& message) {
+    const std::lock_guard lock(seen->mutex);
+    seen->told.push_back(message);
   };
-  settings.end = [&] {
-    const std::lock_guard lock(mutex);
-    has_ended = true;
+  settings.end = [seen] {
+    const std::lock_guard lock(seen->mutex);
+    seen->has_ended = true;
   };
   Watchdog watchdog(settings, {store});
   const size_t group = watchdog.activity()->add_group("world", {0, 1}, 1);
   watchdog.activity()->wait_begins(group, watchdog.activity()->enter(group, {}));
   for (int i = 0; i < 1000; ++i) {
     std::this_thread::sleep_for(milliseconds(10));
-    const std::lock_guard lock(mutex);
-    if (has_ended) break;
+    const std::lock_guard lock(seen->mutex);
+    if (seen->has_ended) break;
   }
-  const std::lock_guard lock(mutex);
-  EXPECT_TRUE(has_ended);
-  ASSERT_EQ(told.size(), 1U);
-  EXPECT_NE(told[0].find("rank 1 on node7 has not entered barrier of group world (start); last seen "
-                         "in backward, not heard of for "),
+  const std::lock_guard lock(seen->mutex);
+  EXPECT_TRUE(seen->has_ended);
+  ASSERT_EQ(seen->told.size(), 1U);
+  EXPECT_NE(seen->told[0].find(
+                "rank 1 on node7 has not entered barrier of group world (start); last seen "
+                "in backward, not heard of for "),
             std::string::npos)
-      << told[0];
+      << seen->told[0];
 }
 
 }  // namespace

@@ -59,7 +59,9 @@ void run(const comm::ParallelContext& ranks, const std::string& mode) {
 
 int main_of(const std::string& mode, double timeout_s) {
   try {
-    run(app::connect_ranks(app::find_launch(), {}, {.timeout_s = timeout_s}), mode);
+    comm::CommConfig config;
+    config.timeout_s = timeout_s;
+    run(app::connect_ranks(app::find_launch(), {}, config), mode);
     return 0;
   } catch (const Error& error) {
     if (!error.is_told_elsewhere()) print_error("error", error.what());

@@ -25,7 +25,7 @@ RANKS = 4
 SEQUENCES = 8
 DEADLINE_S = 10
 # Beyond the deadline: to find out who is to blame and to end, on cores that are shared.
-AFTER_S = 15
+AFTER_S = 20
 BASE = {"train.global_batch_size": SEQUENCES, "train.micro_batch_size": SEQUENCES // RANKS, "train.num_threads": 1,
         "parallel.expert_model_parallel_size": 2, "checkpoint.interval": 5, "log.interval": 1, "eval.interval": 0,
         "lr_schedule.type": "constant", "comm.timeout_s": DEADLINE_S}
@@ -196,6 +196,18 @@ def test_ranks_that_do_not_do_the_same(test):
             test.say(f"{mode}: {time.monotonic() - begin:.1f} s")
 
 
+def test_rank_that_never_starts(test):
+    """The last one serves a store to the others."""
+    for absent in (1, RANKS - 1):
+        with test.start(f"absent{absent}", ENDLESS, program=test.wrapper(absent, "exec sleep 1000")) as run:
+            begin = time.monotonic()
+            code, _ = run.end(DEADLINE_S + AFTER_S)
+            message = run.message()
+            assert f"rank {absent} has not" in message or "the 4 ranks have not met within" in message, message
+            check_exit_code(test.name, run, code, 4)
+            test.say(f"rank {absent} never started: {time.monotonic() - begin:.1f} s\n{message}")
+
+
 def test_different_settings(test):
     for settings, message, code in (
             ({"lr_schedule.lr": 0.5}, r"rank 2 on \S+ and rank 0 have different settings: lr_schedule.lr = 0.5 there", 2),
@@ -203,12 +215,8 @@ def test_different_settings(test):
             ({"parallel.expert_model_parallel_size": 1},
              r"rank 2 on \S+ and rank 0 have different settings: parallel.expert_model_parallel_size = 1 there", 2),
             ({"parallel.expert_model_parallel_size": 3}, r"parallel.expert_model_parallel_size = 3 does not divide", 2)):
-        wrapper = test.folder / "wrapper.sh"
-        wrapper.write_text('#!/bin/sh\nif [ "${RANK:-$OMPI_COMM_WORLD_RANK}" = 2 ]; then set -- "$@" '
-                           + " ".join(f"'{word}'" for word in words(settings))
-                           + f'; fi\nexec {test.program} "$@"\n')
-        wrapper.chmod(0o755)
-        with test.start("different", {"train.max_steps": 3}, program=str(wrapper)) as run:
+        own = 'set -- "$@" ' + " ".join(f"'{word}'" for word in words(settings))
+        with test.start("different", {"train.max_steps": 3}, program=test.wrapper(2, own)) as run:
             ended, _ = run.end(60)
             assert re.search(message, run.message()), run.message()
             check_exit_code(test.name, run, ended, code)
@@ -312,6 +320,14 @@ class Test:
         command = [*(launch or self.launch), program or self.program, "train", "--config", "run.toml", "--resume"]
         return Run(command, self.folder, output, settings)
 
+    def wrapper(self, rank, command):
+        """In place of the program: one that runs a command first on this rank."""
+        path = self.folder / "wrapper.sh"
+        path.write_text(f'#!/bin/sh\nif [ "${{RANK:-$OMPI_COMM_WORLD_RANK}}" = {rank} ]; then {command}; fi\n'
+                        f'exec {self.program} "$@"\n')
+        path.chmod(0o755)
+        return str(path)
+
     def start_batch(self, output, settings, sbatch):
         os.environ["LOCUS"] = self.program
         return Run([*sbatch, "run.toml"], self.folder, output, settings)
@@ -325,7 +341,7 @@ class Test:
         return self.wholes[steps]
 
 
-TESTS = (test_ranks_that_do_not_do_the_same, test_stopped_rank, test_different_settings, test_terminated_rank, test_killed_ranks_under_torchrun,
+TESTS = (test_ranks_that_do_not_do_the_same, test_rank_that_never_starts, test_stopped_rank, test_different_settings, test_terminated_rank, test_killed_ranks_under_torchrun,
          test_requeued_slurm_job)
 
 

@@ -34,6 +34,7 @@ constexpr Micros kWaitSleep{100};
 // ranks that share cores. It looks for so long after the last operation. Small operations, which
 // need little help, do not call it while it looks: a call costs as much as such an operation.
 constexpr Micros kPollSleep{50};
+constexpr Micros kPollSleepAtMost{500};
 constexpr Micros kWatchSleep{2000};
 constexpr Micros kWatchFor{50000};
 constexpr Micros kSleepLong{3'600'000'000};
@@ -48,6 +49,13 @@ double seconds_since(Clock::time_point begin) {
 
 Micros yield_for(int64_t num_bytes) {
   return std::min(kYieldAtLeast + Micros(num_bytes / kSlowBytesPerMicro), kYieldAtMost);
+}
+
+// Between polls of an operation that nobody stands still for: the longer it has been under way, the
+// less a poll more or less matters to it, and every poll takes time from what is computed.
+Micros poll_sleep(const Operation& operation) {
+  const auto age = std::chrono::duration_cast<Micros>(Clock::now() - operation.begin);
+  return std::clamp(age / 16, kPollSleep, kPollSleepAtMost);
 }
 
 // What MPI says about the code of an error.
@@ -125,7 +133,7 @@ void Engine::end_mpi() {
   check(MPI_Finalize(), "MPI_Finalize", *barrier);
 }
 
-void Engine::wait(const Operation& operation) {
+void Engine::wait(const Operation& operation, bool is_urgent) {
   if (operation.is_done) return;
   // The engine's thread stays away meanwhile.
   struct Waiting {
@@ -135,11 +143,11 @@ void Engine::wait(const Operation& operation) {
       if (--engine.num_waiting_ == 0 && engine.needs_call()) engine.call();
     }
   } const waiting(*this);
-  for (int i = 0; i < kNumSpins; i += kSpinsAtOnce) {
+  for (int i = 0; is_urgent && i < kNumSpins; i += kSpinsAtOnce) {
     if (poll(operation, kSpinsAtOnce)) return;
   }
   const Clock::time_point begin = Clock::now();
-  const Clock::time_point sleep_from = begin + yield_for(operation.num_bytes);
+  const Clock::time_point sleep_from = is_urgent ? begin + yield_for(operation.num_bytes) : begin;
   while (!poll(operation, 1)) {
     if (seconds_since(begin) > timeout_s_) {
       const std::lock_guard lock(mutex_);
@@ -150,7 +158,7 @@ void Engine::wait(const Operation& operation) {
     if (Clock::now() < sleep_from) {
       sched_yield();
     } else {
-      std::this_thread::sleep_for(kWaitSleep);
+      std::this_thread::sleep_for(is_urgent ? kWaitSleep : poll_sleep(operation));
     }
   }
 }
@@ -294,11 +302,13 @@ void Engine::run() {
     if (is_open) last_open = Clock::now();
     if (is_open && num_waiting_ == 0) {
       pace_ = Pace::kPolling;
+      Micros oldest = kPollSleep;
       {
         const std::lock_guard lock(mutex_);
         if (failure_.empty()) test_open();
+        if (!open_.empty()) oldest = poll_sleep(*open_.front());
       }
-      sleep(kPollSleep);
+      sleep(oldest);
     } else if (is_open || Clock::now() - last_open < kWatchFor) {
       pace_ = Pace::kWatching;
       sleep(kWatchSleep);

@@ -40,6 +40,7 @@ struct Operation {
   std::function<void()> finish;  // what is left to do then, by the thread that waits; or none
   int64_t num_bytes = 0;         // of the largest tensor
   std::atomic<bool> is_done = false;
+  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
 };
 
 class Engine {
@@ -70,8 +71,9 @@ class Engine {
   }
 
   // Until it is done. CommError where it failed or the deadline has passed; the engine is then of
-  // no further use.
-  void wait(const Operation& operation);
+  // no further use. Urgent: nothing else is to do on this rank, so the thread looks all the time at
+  // first; otherwise it leaves the cores to those that compute.
+  void wait(const Operation& operation, bool is_urgent = true);
 
   // For members only, which all call it. Waits for them, with the deadline.
   std::shared_ptr<const Members> make_members(const std::string& name,

@@ -30,14 +30,17 @@ class MpiWork : public Work {
 
   bool is_done() override { return operation_ == nullptr || operation_->is_done; }
 
-  void wait() override {
+  void wait() override { finish(/*is_urgent=*/true); }
+  void wait_patiently() override { finish(/*is_urgent=*/false); }
+
+ private:
+  void finish(bool is_urgent) {
     if (operation_ == nullptr) return;
-    engine_->wait(*operation_);
+    engine_->wait(*operation_, is_urgent);
     if (operation_->finish) operation_->finish();
     operation_ = nullptr;
   }
 
- private:
   std::shared_ptr<Engine> engine_;
   std::shared_ptr<Operation> operation_;
 };

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "locus/base/error.h"
 #include "locus/comm/routes/stage.h"
 #include "locus/comm/row_route.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 // out[p] = x[row[p]]
 at::Tensor copy_rows(const at::Tensor& x_ND, const std::vector<int64_t>& row_P) {
+  LOCUS_CHECK(x_ND.is_cpu(), "rows on {}", x_ND.device().str());
   const at::Tensor out_PD = empty_rows(static_cast<int64_t>(row_P.size()), x_ND);
   const auto row_bytes =
       static_cast<size_t>(x_ND.element_size() * c10::multiply_integers(x_ND.sizes().slice(1)));
@@ -38,6 +40,7 @@ void sum_rows(const T* y, const std::vector<int64_t>& row_P, int64_t num_rows, i
 }
 
 at::Tensor sum_rows(const at::Tensor& y_PD, const std::vector<int64_t>& row_P, int64_t num_rows) {
+  LOCUS_CHECK(y_PD.is_cpu(), "rows on {}", y_PD.device().str());
   const at::Tensor out_ND = empty_rows(num_rows, y_PD);
   const int64_t dim = c10::multiply_integers(y_PD.sizes().slice(1));
   AT_DISPATCH_V2(y_PD.scalar_type(), "sum_rows", AT_WRAP([&] {

@@ -15,7 +15,6 @@ class OneExchange : public RowsInFlight {
         out_(empty_rows(std::accumulate(out_rows.begin(), out_rows.end(), int64_t{0}), x_ND)),
         work_(group.all_to_all(out_, in_, out_rows, in_rows)) {}
 
-  bool has_arrived() override { return work_->is_done(); }
   at::Tensor wait() override {
     work_->wait();
     return out_;

@@ -11,6 +11,7 @@
 //   at their target      by source rank
 #include <cstring>
 
+#include "locus/base/error.h"
 #include "locus/comm/routes/stage.h"
 #include "locus/comm/row_route.h"
 
@@ -24,6 +25,7 @@ struct Block {
 using Blocks = std::vector<Block>;
 
 at::Tensor move_blocks(const at::Tensor& x_ND, const Blocks& blocks) {
+  LOCUS_CHECK(x_ND.is_cpu(), "rows on {}", x_ND.device().str());
   const at::Tensor out_ND = empty_rows(x_ND.size(0), x_ND);
   const auto row_bytes =
       static_cast<size_t>(x_ND.element_size() * c10::multiply_integers(x_ND.sizes().slice(1)));

@@ -1,4 +1,4 @@
-// One all-to-all of rows that must be there before the next stage begins.
+// One all-to-all of rows that must be there before the next stage begins; for the courier.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,7 +25,7 @@ inline at::Tensor exchange_and_wait(ProcessGroup* group, const at::Tensor& x_ND,
   if (group == nullptr) return x_ND;
   const at::Tensor out_MD =
       empty_rows(std::accumulate(out_rows.begin(), out_rows.end(), int64_t{0}), x_ND);
-  group->all_to_all(out_MD, x_ND, out_rows, in_rows)->wait();
+  group->all_to_all(out_MD, x_ND, out_rows, in_rows)->wait_patiently();
   return out_MD;
 }
 

@@ -13,6 +13,7 @@
 #include "locus/base/error.h"
 #include "locus/base/timeline.h"
 #include "locus/comm/activity.h"
+#include "locus/comm/flight.h"
 #include "locus/moe/dispatcher.h"
 #include "locus/moe/exchange.h"
 #include "locus/ops/rows.h"
@@ -32,9 +33,10 @@ struct Travel {
   int64_t layer = -1;
 
   // Adds the times of a way and of its gradient's way to what the statistics say.
-  comm::FlightObserver observer(Way way) const {
-    if (stats == nullptr && !is_recorded) return {};
-    return [stats = stats, way](const comm::FlightTimes& times) {
+  comm::FlightLog log(Way way) const {
+    comm::FlightLog out{{}, activity, way == Way::kSpread ? "dispatch" : "combine", layer};
+    if (stats == nullptr && !is_recorded) return out;
+    out.observe = [stats = stats, way](const comm::FlightTimes& times) {
       const Direction direction =
           way == Way::kSpread
               ? (times.is_gradient ? Direction::kDispatchGradient : Direction::kDispatch)
@@ -50,6 +52,19 @@ struct Travel {
       one.flight_s += times.flight_s;
       one.exposed_s += times.waited_s;
     };
+    return out;
+  }
+
+  // Of the few bytes beside the rows: what is waited for them counts, too.
+  comm::FlightLog weight_log() const {
+    comm::FlightLog out{{}, activity, "dispatch", layer};
+    if (stats == nullptr) return out;
+    out.observe = [stats = stats](const comm::FlightTimes& times) {
+      const auto direction =
+          times.is_gradient ? Direction::kDispatchGradient : Direction::kDispatch;
+      stats->of[static_cast<int>(direction)].exposed_s += times.waited_s;
+    };
+    return out;
   }
 };
 
@@ -68,12 +83,12 @@ class RowsUnderWay : public Dispatched {
     for (const ExchangePart& part : plan_->parts) {
       there_.emplace_back(part.route, Way::kSpread,
                           ops::gather_rows(x_TD, on_device(part.token_H, x_TD)), travel_.wire,
-                          travel_.observer(Way::kSpread));
+                          travel_.log(Way::kSpread));
       if (part.weight_route == nullptr) continue;
       const at::Tensor weight_A =
           weight_N_.index_select(0, on_device(part.assignment_A, weight_N_));
       weights_.emplace_back(part.weight_route, Way::kSpread, weight_A.unsqueeze(1), std::nullopt,
-                            comm::FlightObserver());
+                            travel_.weight_log());
     }
   }
 
@@ -87,7 +102,7 @@ class RowsUnderWay : public Dispatched {
       const at::Tensor x_MD = ops::gather_rows(arrived_D, on_device(part.place_M, arrived_D));
       const at::Tensor y_MD = compute(experts, x_MD, part.counts_E, weights[p]);
       back.emplace_back(part.route, Way::kCollect, returning(p, y_MD), travel_.wire,
-                        travel_.observer(Way::kCollect));
+                        travel_.log(Way::kCollect));
     }
     std::vector<at::Tensor> rows, tokens, row_weights;
     for (size_t p = 0; p < plan_->parts.size(); ++p) {
@@ -161,11 +176,13 @@ class ExchangeDispatcher : public Dispatcher {
         layer_(layer) {
     LOCUS_CHECK(num_experts % map_.num_ranks() == 0, "{} experts on {} ranks", num_experts,
                 map_.num_ranks());
-    if (entry_.needs_nodes && map_.nodes == nullptr) {
+    if (!is_possible(entry_, map_.nodes.get())) {
       throw ConfigError(
           "parallel.exchange.type = \"{}\" needs expert-parallel groups that lie on several nodes, "
-          "with equally many ranks on each; use \"flat\" or \"auto\"",
-          entry_.name);
+          "with equally many ranks on each{}; use \"flat\" or \"auto\"",
+          entry_.name,
+          entry_.most_ranks_per_node == 0 ? ""
+                                          : format(", at most {}", entry_.most_ranks_per_node));
     }
   }
 
@@ -197,13 +214,12 @@ class ExchangeDispatcher : public Dispatcher {
   void count_bytes(const ExchangeRows& rows, const at::Tensor& x_TD) {
     const auto row_bytes = static_cast<double>(
         x_TD.size(1) * static_cast<int64_t>(c10::elementSize(wire_.value_or(x_TD.scalar_type()))));
-    ++stats_->num_exchanges;
     stats_->inter_messages += static_cast<double>(rows.inter_messages);
-    stats_->least_inter_bytes += static_cast<double>(rows.least_inter) * row_bytes;
-    stats_->flat_inter_bytes += static_cast<double>(rows.flat_inter) * row_bytes;
     const bool has_backward = torch::GradMode::is_enabled() && x_TD.requires_grad();
     const auto add = [&](Direction direction, const std::vector<int64_t>& rows_R) {
       DirectionStats& one = stats_->of[static_cast<int>(direction)];
+      stats_->least_inter_bytes += static_cast<double>(rows.least_inter) * row_bytes;
+      stats_->flat_inter_bytes += static_cast<double>(rows.flat_inter) * row_bytes;
       const int64_t own_node = map_.node_of[static_cast<size_t>(map_.group->rank())];
       for (size_t r = 0; r < rows_R.size(); ++r) {
         const double bytes = static_cast<double>(rows_R[r]) * row_bytes;

@@ -19,15 +19,12 @@ namespace {
 
 using Index = std::vector<int64_t>;
 
-// Which ranks of a node need a token; bit i for the rank of place i.
-constexpr int64_t kMostRanksPerNode = 63;
-
 class DedupPlanner {
  public:
   DedupPlanner(const ExpertMap& map, const PartAssignments& part, const PartCounts& counts)
       : map_(map), part_(part), counts_(counts), nodes_(*map.nodes) {
-    LOCUS_CHECK(nodes_.ranks_per_node <= kMostRanksPerNode, "{} ranks of a group on one node",
-                nodes_.ranks_per_node);
+    LOCUS_CHECK(nodes_.ranks_per_node <= kMostRanksPerNodeOfDedup,
+                "{} ranks of a group on one node", nodes_.ranks_per_node);
     find_home_rows();
   }
 
@@ -156,7 +153,8 @@ class DedupPlanner {
   const PartAssignments& part_;
   const PartCounts& counts_;
   const comm::NodeGroups& nodes_;
-  Index token_H_, mask_H_;
+  Index token_H_;
+  Index mask_H_;  // which ranks of a node need the row; bit i for the rank of place i
   Index row_A_;
 };
 
