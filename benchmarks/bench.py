@@ -164,11 +164,12 @@ class Bench:
     """What a theme asks for: workers, measurements, rows."""
 
     def __init__(self, theme: str, build: pathlib.Path, python: str, repetitions: int = 7,
-                 warmup: int = 2, fresh: bool = False, baseline: pathlib.Path | None = None):
-        """`fresh`, `baseline`: of the theme `cluster`."""
+                 warmup: int = 2, fresh: bool = False, baseline: pathlib.Path | None = None,
+                 parts: list[str] | None = None):
+        """`fresh`, `baseline`, `parts`: of the theme `cluster`."""
         self.theme, self.build, self.python = theme, build, python
         self.repetitions, self.warmup = repetitions, warmup
-        self.fresh, self.baseline = fresh, baseline
+        self.fresh, self.baseline, self.parts = fresh, baseline, parts
         self.scratch = ROOT / "runs" / "bench" / theme
         self.scratch.mkdir(parents=True, exist_ok=True)
 

@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=7, help="rounds after the warm-up")
     parser.add_argument("--fresh", action="store_true",
                         help="cluster: forget what earlier starts have measured")
+    parser.add_argument("--parts", nargs="+", help="of the theme `cluster`, these alone")
     parser.add_argument("--baseline", type=pathlib.Path,
                         help="cluster: folder of an older locus, to compare one rank with")
     parser.add_argument("--goals", action="store_true", help="only print the rows that are stored")
@@ -73,7 +74,8 @@ def main() -> int:
         theme = importlib.import_module(f"benchmarks.themes.{name}")
         try:
             rows = theme.run(bench.Bench(name, build, arguments.python, arguments.repetitions,
-                                         fresh=arguments.fresh, baseline=arguments.baseline))
+                                         fresh=arguments.fresh, baseline=arguments.baseline,
+                                         parts=arguments.parts))
         except RuntimeError as error:  # a worker failed: the other themes are none the worse
             bench.note(f"{name}: {error}\n{name}: its stored rows stay as they were")
             failed.append(name)

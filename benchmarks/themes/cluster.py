@@ -15,7 +15,12 @@ def kept_rows(part: str) -> list[dict]:
 
 def run(bench: Bench) -> list[dict]:
     rows = []
+    if unknown := set(bench.parts or ()) - set(PARTS):
+        raise SystemExit(f"the theme cluster has no part {', '.join(sorted(unknown))}; it has {', '.join(PARTS)}")
     for name, part in PARTS.items():
+        if bench.parts and name not in bench.parts:
+            rows += kept_rows(name)
+            continue
         note(f"cluster: {name}")
         try:
             rows += part.rows(bench, Measurements(bench, name))

@@ -18,6 +18,7 @@ import time
 import uuid
 
 import corpus
+import launchers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("locus-compute", "fault_probe")
@@ -30,27 +31,6 @@ BASE = {"train.global_batch_size": SEQUENCES, "train.micro_batch_size": SEQUENCE
         "parallel.expert_model_parallel_size": 2, "checkpoint.interval": 5, "log.interval": 1, "eval.interval": 0,
         "lr_schedule.type": "constant", "comm.timeout_s": DEADLINE_S}
 ENDLESS = {"train.max_steps": 1000000}
-
-
-def torchrun():
-    found = shutil.which("torchrun") or str(ROOT / ".venv" / "bin" / "torchrun")
-    return found if pathlib.Path(found).exists() else None
-
-
-def mpirun():
-    found = shutil.which("mpirun")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
-    if "Open MPI" not in version:
-        return None
-    root = ["--allow-run-as-root"] if os.getuid() == 0 else []
-    return [found, "--oversubscribe", "--bind-to", "none", *root, "-n", str(RANKS)]
-
-
-def launchers():
-    if torch := torchrun():
-        yield "torchrun", [torch, "--no-python", f"--nproc-per-node={RANKS}", "--standalone"]
-    if mpi := mpirun():
-        yield "mpirun", mpi
 
 
 def words(settings):
@@ -353,7 +333,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="tests with this in their names")
     args = parser.parse_args()
-    found = list(launchers())
+    found = [(name, launch(RANKS)) for name, launch in launchers.found()]
     if not found:
         print("skipped: there is neither torchrun nor Open MPI's mpirun")
         return 77

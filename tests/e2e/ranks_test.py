@@ -4,15 +4,14 @@ checkpoints that every layout reads, and one message where something is wrong.
     ranks_test.py build/locus
 """
 import json
-import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 
 import corpus
+import launchers
 
 PROGRAM = str(pathlib.Path(sys.argv[1]).resolve())
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -20,27 +19,6 @@ SEQUENCES = 8
 BASE = {"train.global_batch_size": SEQUENCES, "train.num_threads": 1, "log.interval": 2, "eval.interval": 100,
         "lr_schedule.type": "constant", "moe.router.capacity_factor": 1.0, "model.hidden_dropout": 0.1,
         "checkpoint.keep_last": 0, "comm.timeout_s": 60}
-
-
-def torchrun():
-    found = shutil.which("torchrun") or str(ROOT / ".venv" / "bin" / "torchrun")
-    return found if pathlib.Path(found).exists() else None
-
-
-def mpirun():
-    found = shutil.which("mpirun")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
-    if "Open MPI" not in version:
-        return None
-    return [found, "--oversubscribe", "--bind-to", "none", *(["--allow-run-as-root"] if os.getuid() == 0 else [])]
-
-
-def launchers():
-    """The command in front of the program, for a number of ranks."""
-    if torch := torchrun():
-        yield "torchrun", lambda ranks: [torch, "--no-python", f"--nproc-per-node={ranks}", "--standalone"]
-    if mpi := mpirun():
-        yield "mpirun", lambda ranks: [*mpi, "-n", str(ranks)]
 
 
 class Training:
@@ -111,7 +89,7 @@ def test_one_message_of_what_is_wrong(train, scratch, name, launch):
 
 
 def main():
-    found = list(launchers())
+    found = list(launchers.found())
     if not found:
         print("skipped: there is neither torchrun nor Open MPI's mpirun")
         return 77
