@@ -238,18 +238,17 @@ size_t Activity::add_group(const std::string& name, const std::vector<int64_t>& 
 }
 
 int64_t Activity::enter(size_t group, const Signature& signature) {
-  const double now = steady_s();
   const std::lock_guard lock(mutex_);
   GroupReport& entered = report_.groups[group];
   const int64_t number = ++entered.num_calls;
   entered.hash = mixed(entered.hash, hash_of(signature));
   entered.kept[static_cast<size_t>(number % GroupReport::kKeptCalls)] = {
-      number, signature, report_.place, CallState::kStarted, now};
+      number, signature, report_.place, CallState::kStarted};
   return number;
 }
 
 void Activity::set_call(size_t group, int64_t number, CallState state) {
-  const double now = state == CallState::kDone ? 0.0 : steady_s();
+  const double now = state == CallState::kWaiting ? steady_s() : 0.0;
   const std::lock_guard lock(mutex_);
   Call& call = report_.groups[group].kept[static_cast<size_t>(number % GroupReport::kKeptCalls)];
   if (call.number != number) return;  // many calls ago
@@ -272,7 +271,7 @@ RankReport Activity::report() const {
   const double now = steady_s();
   for (GroupReport& group : report.groups) {
     for (Call& call : group.kept) {
-      if (call.state != CallState::kDone) call.since_s = now - call.since_s;
+      if (call.state == CallState::kWaiting) call.since_s = now - call.since_s;
     }
   }
   return report;

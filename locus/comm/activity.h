@@ -55,7 +55,7 @@ struct Call {
   Signature signature;
   Place place;  // where its rank was when it made it
   CallState state = CallState::kStarted;
-  double since_s = 0.0;  // how long it has been in this state
+  double since_s = 0.0;  // how long a thread has waited
 };
 
 // One group as one of its members sees it.

@@ -26,6 +26,7 @@ class GroupWatch {
       : watchdog_(watchdog), activity_(watchdog->activity()) {}
 
   int64_t enter(const Signature& signature) { return activity_->enter(place_, signature); }
+  void wait_begins(int64_t number) { activity_->wait_begins(place_, number); }
   void is_done(int64_t number) { activity_->is_done(place_, number); }
   uint64_t hash() const { return activity_->hash(place_); }
 
@@ -40,11 +41,6 @@ class GroupWatch {
       if (watchdog == nullptr) throw;
       watchdog->fail({watchdog->rank(), index_, number, error.what()});
     }
-  }
-  template <class Action>
-  auto wait(int64_t number, const Action& action) {
-    activity_->wait_begins(place_, number);
-    return guard(number, action);
   }
 
  private:
@@ -77,7 +73,8 @@ class WatchedWork : public Work {
   template <class Wait>
   void finish(Wait wait) {
     if (real_ == nullptr) return;
-    watch_->wait(number_, wait);
+    if (!real_->is_done()) watch_->wait_begins(number_);
+    watch_->guard(number_, wait);
     real_.reset();
     watch_->is_done(number_);
   }
@@ -158,8 +155,9 @@ class WatchedTransport : public Transport {
     if (std::find(ranks.begin(), ranks.end(), rank()) != ranks.end()) {
       watch = std::make_shared<GroupWatch>(watchdog, name, ranks, number);
     }
+    making_.wait_begins(number);
     std::shared_ptr<ProcessGroup> group =
-        making_.wait(number, [&] { return real_->make_group(name, ranks); });
+        making_.guard(number, [&] { return real_->make_group(name, ranks); });
     making_.is_done(number);
     if (group == nullptr) return nullptr;
     return std::make_shared<WatchedGroup>(std::move(group), ranks, std::move(watch));
