@@ -112,13 +112,13 @@ class Diagnosis {
 
   // In the user's words where there are any: "dispatch of layer 3 at step 812".
   std::string task_text(const GroupReport& group, int64_t owner, const Call& call) const {
-    const std::string what = what_text(call.place);
-    if (!what.empty()) return what + step_text(call.place);
     const std::string text = group.index == 0
                                  ? call_text(group, owner, call)
                                  : format("{} of group {}", operation_text(call), group.name);
     // Checkpoints are written by a thread of their own, whatever the rank does meanwhile.
     if (group.name == "checkpoint") return text + step_text(call.place);
+    const std::string what = what_text(call.place);
+    if (!what.empty()) return what + step_text(call.place);
     return format("{} ({}){}", text, call.place.phase, step_text(call.place));
   }
 

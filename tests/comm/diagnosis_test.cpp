@@ -207,6 +207,14 @@ TEST(Diagnosis, NamesAGroupThatIsNotMade) {
              "rank 7 on node2 has not entered make_group of ep (start); last seen in forward");
 }
 
+TEST(Diagnosis, DoesNotTakeACheckpointForWhatTheRankDoesMeanwhile) {
+  Cluster cluster;
+  for (int64_t rank = 0; rank < 8; ++rank) cluster.report(rank).groups[1].name = "checkpoint";
+  for (const int64_t rank : {0, 1, 2, 3, 4, 5, 6}) cluster.waits(rank, 1, 30, kSum, kDispatch);
+  expect_has(first_line(cluster.ask(0, 1, 30)),
+             "rank 7 on node2 has not entered all_reduce of group checkpoint at step 812; last ");
+}
+
 TEST(Diagnosis, ListsRanksShortly) {
   EXPECT_EQ(list_ranks({3}), "3");
   EXPECT_EQ(list_ranks({0, 1, 2, 3, 5, 7, 8}), "0-3, 5, 7, 8");
