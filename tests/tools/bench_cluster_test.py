@@ -121,7 +121,7 @@ class Kept(unittest.TestCase):
         parts = {"gone": types.SimpleNamespace(rows=skip), "run": types.SimpleNamespace(rows=lambda *_: ["new"])}
         with unittest.mock.patch.multiple(cluster, PARTS=parts, Measurements=lambda *_: None, machine=lambda: "here",
                                           read_rows=lambda: stored):
-            rows, said = quietly(lambda: cluster.run(None))
+            rows, said = quietly(lambda: cluster.run(types.SimpleNamespace(parts=None)))
         self.assertEqual(rows, [stored["cluster"][0], "new"])
         self.assertIn("skipped: cluster, gone (no root)", said)
 
