@@ -7,6 +7,7 @@ import importlib
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import bench  # noqa: E402: the tree first
 
-THEMES = ("start", "moe_layer", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint")
+THEMES = ("start", "moe_layer", "gate", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint")
 # Of many ranks: run only when named, so that all the others together stay within their time.
 NAMED_THEMES = ("exchange", "cluster")
 PEERS = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors")
@@ -66,6 +67,8 @@ def main() -> int:
     if arguments.theme and arguments.theme not in THEMES + NAMED_THEMES:
         parser.error(f"no theme {arguments.theme}; known: {', '.join(THEMES + NAMED_THEMES)}")
 
+    # As Ctrl-C does: what a theme has started must end with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     build = pathlib.Path(arguments.build).resolve()
     print(header(build, arguments.python), flush=True)
     done, failed = {}, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Callable
 
@@ -17,11 +18,12 @@ from benchmarks.cluster.measured import (NUM_NODES, NUM_RANKS, RANKS_PER_NODE, M
 MODEL = {"model.hidden_size": 256, "model.num_hidden_layers": 6, "parallel.expert_model_parallel_size": 1,
          "train.micro_batch_size": 4, "train.global_batch_size": 4 * NUM_RANKS}
 ROUNDS, STEPS, STEPS_OF_SEARCH, TURNS = 3, 5, 4, 3
-SHARE, TOLERANCE, MOST_TRIES, WORST = 0.3, 0.03, 4, 0.06
+SHARE, TOLERANCE, MOST_TRIES, WORST = 0.3, 0.03, 6, 0.06
+MOST_CHANGE = 3.0  # of the rate, from one try to the next
 HIDDEN = 0.7
 WHERE = f"{NUM_NODES} nodes x {RANKS_PER_NODE}, data-parallel"
 # The first rank alone is heard. The first turn is a warm-up.
-TURNS_SCRIPT = f"""[ "$OMPI_COMM_WORLD_RANK" = 0 ] || exec > /dev/null
+TURNS_SCRIPT = f"""[ "$RANK" = 0 ] || exec > /dev/null
 yes run | head -n {TURNS + 1} | "$@" """
 
 
@@ -32,16 +34,25 @@ def find_rate(alone: Callable[[float | None], float], step: Callable[[float | No
     tries: list[tuple] = [(None, base_s, step_s)]
     # What a ring of ranks sends over a node's link.
     cost = 2 * (NUM_RANKS - 1) / NUM_RANKS * num_bytes * 8e-6
+    slow, fast = None, None  # rates on both sides of the wanted one
     for _ in range(MOST_TRIES):
         wanted_s = SHARE * step_s - base_s
         if wanted_s <= 0:
             raise RuntimeError(f"without any limit the sums alone take {base_s / step_s:.1%} of a step")
         mbit = cost / wanted_s
+        if slow and fast:
+            mbit = math.sqrt(slow * fast)
+        elif slow or fast:
+            mbit = min(max(mbit, (slow or fast) / MOST_CHANGE), (slow or fast) * MOST_CHANGE)
         alone_s, step_s = alone(mbit), step(mbit)
         tries.append((mbit, alone_s, step_s))
         tell(f"  at {mbit:.0f} Mbit/s the sums alone take {alone_s:.3f} s, a step {step_s:.3f} s")
         if abs(alone_s / step_s - SHARE) <= TOLERANCE:
             break
+        if alone_s > SHARE * step_s:
+            slow = mbit
+        else:
+            fast = mbit
         cost = max(alone_s - base_s, 0.1 * wanted_s) * mbit
     best = min(tries[1:], key=lambda one: abs(one[1] / one[2] - SHARE))
     if abs(best[1] / best[2] - SHARE) > WORST:
@@ -62,7 +73,7 @@ class Cluster:
     def alone_s(self, name: str, mbit: float | None, num_bytes: int) -> float:
         """The same sums with nothing beside them: buckets as locus/train/gradient_reducer.h makes them."""
         command = [*cluster(mbit), "sh", "-c", TURNS_SCRIPT, "sh", str(self.program), "reduce",
-                   'backend="mpi"', f"bytes={num_bytes}"]
+                   'backend="gloo"', f"bytes={num_bytes}"]
 
         def measure() -> dict:
             lines = [json.loads(line) for line in run(command).splitlines() if line.startswith("{")]

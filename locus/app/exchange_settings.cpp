@@ -79,6 +79,10 @@ std::string settle_exchange(const RunConfig& config, double flops_per_s,
       .row_bytes = static_cast<double>(config.model.hidden_size) * (half ? 2 : 4),
       .expert_flops = 2 * static_cast<double>(count.active_experts) / layers * num_tokens,
       .flops_per_s = flops_per_s};
+  // Exchanges by nodes run collectives on two threads, which NCCL wants in one order on all ranks.
+  if (config.train.device != "cpu" && parallel.exchange.type == "auto") {
+    parallel.exchange.type = "flat";
+  }
   const moe::ExchangeChoice choice = moe::choose_exchange(parallel, load);
   parallel.exchange.type = choice.type;
   parallel.exchange.chunks = choice.chunks;

@@ -24,6 +24,7 @@
 #include "locus/comm/emulated.h"
 #include "locus/comm/gloo.h"
 #include "locus/comm/mpi.h"
+#include "locus/comm/nccl.h"
 #include "locus/comm/store.h"
 #include "locus/comm/together.h"
 #include "locus/comm/watchdog.h"
@@ -32,20 +33,22 @@
 namespace locus::app {
 namespace {
 
-std::string choose_backend(const cluster::Launch& launch, const std::string& wanted) {
+std::string choose_backend(const cluster::Launch& launch, const std::string& wanted,
+                           const std::string& device) {
   std::string why;
+  const bool on_gpus = device.starts_with("cuda");
+  if (wanted == "nccl" || (wanted == "auto" && on_gpus)) {
+    if (!comm::nccl_is_available(&why)) throw ConfigError("comm.backend = \"nccl\": {}", why);
+    return "nccl";
+  }
   if (wanted == "auto") {
     return launch.launcher == "mpirun" && comm::mpi_is_available(&why) ? "mpi" : "gloo";
   }
   if (wanted == "mpi" && !comm::mpi_is_available(&why)) {
     throw ConfigError("comm.backend = \"mpi\": {}", why);
   }
-  if (wanted == "nccl") {
-    throw ConfigError(
-        "comm.backend = \"nccl\": training on GPUs of several ranks is not there yet");
-  }
   if (wanted != "gloo" && wanted != "mpi") {
-    throw ConfigError("comm.backend = \"{}\" is not known; known: auto, gloo, mpi", wanted);
+    throw ConfigError("comm.backend = \"{}\" is not known; known: auto, gloo, mpi, nccl", wanted);
   }
   return wanted;
 }
@@ -83,7 +86,8 @@ std::shared_ptr<comm::Store> join_store(const std::string& place, double timeout
                               timeout_s);
 }
 
-Connection connect_by_gloo(const cluster::Launch& launch, double timeout_s) {
+// Gloo, and NCCL, which lets the ranks meet in the same way.
+Connection connect_by_c10d(const cluster::Launch& launch, double timeout_s, bool by_nccl) {
   if (launch.master_port == 0) {
     throw ConfigError(
         "{} does not say where the ranks meet; export MASTER_ADDR and MASTER_PORT to all of them",
@@ -102,7 +106,9 @@ Connection connect_by_gloo(const cluster::Launch& launch, double timeout_s) {
   const bool serves = launch.rank == 0 && !launch.agent_has_store;
   const auto store =
       comm::make_tcp_store(launch.master_addr, launch.master_port, serves, timeout_s);
-  return {comm::make_gloo_transport(settings, store), store->another_connection(), nullptr};
+  std::shared_ptr<comm::Transport> transport = by_nccl ? comm::make_nccl_transport(settings, store)
+                                                       : comm::make_gloo_transport(settings, store);
+  return {std::move(transport), store->another_connection(), nullptr};
 }
 
 // MPI has no store: rank 0 serves one, and says over MPI where.
@@ -241,12 +247,13 @@ class StartGuard {
 
 // The ranks can talk to each other from then on.
 Connection meet(const cluster::Launch& launch, const std::string& host,
-                const comm::CommConfig& config) {
-  const bool by_mpi = choose_backend(launch, config.backend) == "mpi";
+                const comm::CommConfig& config, const std::string& device) {
+  const std::string backend = choose_backend(launch, config.backend, device);
   const StartGuard guard(launch, config.timeout_s);
   try {
-    Connection connection = by_mpi ? connect_by_mpi(launch, config.timeout_s)
-                                   : connect_by_gloo(launch, config.timeout_s);
+    Connection connection = backend == "mpi"
+                                ? connect_by_mpi(launch, config.timeout_s)
+                                : connect_by_c10d(launch, config.timeout_s, backend == "nccl");
     connection.watchdog = make_watchdog(launch, host, config.timeout_s, connection.store);
     return connection;
   } catch (const CommError&) {
@@ -277,6 +284,14 @@ void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads) {
                num_threads > 1 ? "threads" : "thread", launch.host, cores);
 }
 
+std::string describe_ranks(const comm::ParallelContext& parallel) {
+  if (parallel.is_alone()) return "1";
+  return format(
+      "{} on {} {}, {}; experts over {}{}", parallel.world_size, parallel.topology.num_nodes(),
+      parallel.topology.num_nodes() == 1 ? "node" : "nodes", parallel.transport->name(),
+      parallel.ep_size, parallel.use_distributed_optimizer ? ", optimiser state over all" : "");
+}
+
 cluster::Launch find_launch() {
   return cluster::read_launch(cluster::process_environment(), cluster::host_name());
 }
@@ -284,7 +299,8 @@ cluster::Launch find_launch() {
 comm::ParallelContext connect_ranks(const cluster::Launch& launch,
                                     const comm::ParallelConfig& parallel,
                                     const comm::CommConfig& config,
-                                    const std::vector<comm::Agreement>& in_common) {
+                                    const std::vector<comm::Agreement>& in_common,
+                                    const std::string& device) {
   if (launch.world_size == 1) return comm::alone();
   check_emulation(launch, config.emulate);
   // A peer that has gone is an error of ours, not the end of this process.
@@ -293,12 +309,14 @@ comm::ParallelContext connect_ranks(const cluster::Launch& launch,
       config.emulate.nodes == 0
           ? launch.host
           : comm::emulated_host(config.emulate, launch.rank, launch.world_size);
-  auto [transport, store, watchdog] = meet(launch, host, config);
+  auto [transport, store, watchdog] = meet(launch, host, config, device);
   TerminateHandler::install(watchdog);
   transport = comm::make_emulated_transport(std::move(transport), config.emulate);
   transport = comm::make_watched_transport(std::move(transport), watchdog);
-  return comm::make_parallel_context(parallel, std::move(transport), host, std::move(watchdog),
-                                     in_common);
+  comm::ParallelContext context = comm::make_parallel_context(parallel, std::move(transport), host,
+                                                              std::move(watchdog), in_common);
+  context.local_rank = launch.local_rank;
+  return context;
 }
 
 }  // namespace locus::app

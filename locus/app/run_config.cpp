@@ -330,6 +330,33 @@ void refuse(const std::vector<std::string>& problems) {
 
 void validate(const RunConfig& config) { refuse(config.problems()); }
 
+namespace {
+
+// Of several ranks each has a GPU, or none has.
+void check_devices(const RunConfig& config, Problems& out) {
+  const std::string& device = config.train.device;
+  const std::string& backend = config.comm.backend;
+  const bool on_gpus = device != "cpu";
+  out.add_if(on_gpus && device != "cuda",
+             "train.device = \"{}\": of several ranks each takes the GPU of its place on its node; "
+             "set it to \"cuda\"",
+             device);
+  out.add_if(on_gpus && (backend == "gloo" || backend == "mpi"),
+             "comm.backend = \"{}\" moves what is in the host's memory: with train.device = \"{}\" "
+             "set it to \"nccl\" or \"auto\"",
+             backend, device);
+  const std::string& exchange = config.parallel.exchange.type;
+  out.add_if(on_gpus && exchange != "auto" && exchange != "flat",
+             "parallel.exchange.type = \"{}\": exchanges by nodes run on cpu alone so far; with "
+             "train.device = \"{}\" set it to \"flat\"",
+             exchange, device);
+  out.add_if(!on_gpus && backend == "nccl",
+             "comm.backend = \"nccl\" moves what is in the memory of GPUs: set train.device = "
+             "\"cuda\", or another back end");
+}
+
+}  // namespace
+
 void validate_ranks(const RunConfig& config, int64_t world_size) {
   const auto& [train, parallel] = std::tie(config.train, config.parallel);
   const int64_t ep = parallel.expert_model_parallel_size;
@@ -355,8 +382,7 @@ void validate_ranks(const RunConfig& config, int64_t world_size) {
              "train.global_batch_size = {} is not a multiple of train.micro_batch_size = {} times "
              "the {} ranks",
              train.global_batch_size, train.micro_batch_size, world_size);
-  out.add_if(world_size > 1 && train.device != "cpu",
-             "train.device = \"{}\": several ranks train on cpu alone so far", train.device);
+  if (world_size > 1) check_devices(config, out);
   refuse(out.take());
 }
 

@@ -145,6 +145,21 @@ at::ScalarType parse_dtype(const std::string& name) {
   throw ConfigError("dtype \"{}\" is not known; float32 or bfloat16", name);
 }
 
+at::Device find_device(const std::string& name, const comm::ParallelContext& parallel) {
+  const at::Device device(
+      name == "cuda" && !parallel.is_alone() ? format("cuda:{}", parallel.local_rank) : name);
+  if (!device.is_cuda()) return device;
+  if (!at::hasCUDA()) {
+    throw ConfigError("train.device = \"{}\": this libtorch or machine has no CUDA device", name);
+  }
+  const auto num_gpus = static_cast<int64_t>(at::getNumGPUs());
+  if (device.index() >= num_gpus) {
+    throw ConfigError("train.device = \"{}\": rank {} would take GPU {}, but this machine has {}",
+                      name, parallel.rank, static_cast<int64_t>(device.index()), num_gpus);
+  }
+  return device;
+}
+
 model::DecoderConfig decoder_config(const RunConfig& config) {
   model::DecoderConfig out;
   out.model = config.model;

@@ -50,6 +50,10 @@ std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int6
 model::DecoderConfig decoder_config(const RunConfig& config);
 at::ScalarType parse_dtype(const std::string& name);
 
+// Of train.device; of several ranks, each takes the GPU of its place on its machine. ConfigError
+// where it is not there.
+at::Device find_device(const std::string& name, const comm::ParallelContext& parallel);
+
 // A model out of a run, checkpoint or model folder, ready to evaluate.
 struct LoadedModel {
   RunConfig config;

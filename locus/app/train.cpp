@@ -46,27 +46,11 @@ std::string iso_time() {
   return text;
 }
 
-at::Device parse_device(const std::string& name) {
-  const at::Device device(name);
-  if (device.is_cuda() && !at::hasCUDA()) {
-    throw ConfigError("train.device = \"{}\": this libtorch or machine has no CUDA device", name);
-  }
-  return device;
-}
-
 train::MetricObject scores(const eval::Score& score) {
   return {{"loss", score.loss()},
           {"perplexity", score.perplexity()},
           {"accuracy", score.accuracy()},
           {"tokens", score.tokens}};
-}
-
-std::string describe_ranks(const comm::ParallelContext& parallel) {
-  if (parallel.is_alone()) return "1";
-  return format(
-      "{} on {} {}, {}; experts over {}{}", parallel.world_size, parallel.topology.num_nodes(),
-      parallel.topology.num_nodes() == 1 ? "node" : "nodes", parallel.transport->name(),
-      parallel.ep_size, parallel.use_distributed_optimizer ? ", optimiser state over all" : "");
 }
 
 // What was found out before anything was built.
@@ -162,7 +146,7 @@ void TrainSession::prepare() {
   bytes_per_token_ = eval::bytes_per_token(*tokenizer_);
 
   open_log();
-  const at::Device device = parse_device(config_.train.device);
+  const at::Device device = find_device(config_.train.device, parallel_);
   model::DecoderConfig shape = decoder_config(config_);
   shape.parallel = parallel_;
   if (config_.moe.num_experts > 0 &&
@@ -402,7 +386,7 @@ void TrainSession::run(std::ostream& out) {
 
 // Everything that can be checked without building tensors.
 void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
-  parse_device(config.train.device);
+  find_device(config.train.device, comm::alone());
   const bool knows_data = !config.data.train.empty() || !config.data.tokenizer.empty();
   if (knows_data || config.model.vocab_size == 0) {
     const std::string path = tokenizer_path(config.data);
@@ -454,7 +438,7 @@ Speed measure(RunConfig& config, bool resume, const std::string& host,
               comm::ParallelContext& parallel) {
   double own_peak = 0;
   comm::together(parallel.world.get(), [&] {
-    const at::Device device = parse_device(config.train.device);
+    const at::Device device = find_device(config.train.device, parallel);
     set_threads(config.train.num_threads);
     own_peak = train::measure_matmul_rate(parse_dtype(config.train.dtype), device);
   });
@@ -485,8 +469,8 @@ void train(const TrainOptions& options, std::ostream& out) {
     return;
   }
   warn_of_few_cores(launch, config.train.num_threads);
-  comm::ParallelContext parallel =
-      connect_ranks(launch, config.parallel, config.comm, in_common(config, options));
+  comm::ParallelContext parallel = connect_ranks(launch, config.parallel, config.comm,
+                                                 in_common(config, options), config.train.device);
   watch_signals();
   std::unique_ptr<data::Tokenizer> tokenizer;
   comm::together(parallel.world.get(), [&] {

@@ -40,6 +40,7 @@ struct Layout {
 struct ParallelContext {
   int64_t rank = 0;
   int64_t world_size = 1;
+  int64_t local_rank = 0;  // place among the ranks of this machine: that of its GPU
   int64_t ep_rank = 0;
   int64_t ep_size = 1;
   cluster::Topology topology{1};

@@ -50,6 +50,22 @@ at::Tensor cache_mask(const at::Tensor& position_BS, int64_t used, at::ScalarTyp
       .unsqueeze(1);
 }
 
+// Of this rank's expert-parallel group; empty: this rank is alone in it.
+std::vector<int64_t> node_of_expert(const DecoderConfig& config) {
+  std::vector<int64_t> nodes;
+  const std::vector<int64_t>& node_of_rank = config.parallel.ep_node_of;
+  const int64_t experts_per_rank = config.moe.num_experts / config.parallel.ep_size;
+  for (const int64_t node : node_of_rank) {
+    nodes.insert(nodes.end(), static_cast<size_t>(experts_per_rank), node);
+  }
+  return nodes;
+}
+
+int64_t own_node(const comm::ParallelContext& parallel) {
+  if (parallel.ep_node_of.empty()) return 0;
+  return parallel.ep_node_of[static_cast<size_t>(parallel.ep_rank)];
+}
+
 }  // namespace
 
 int64_t first_expert(const DecoderConfig& config) {
@@ -82,7 +98,9 @@ class DecoderLayer : public torch::nn::Module {
                                        .seed = config.seed,
                                        .init_std = model_.initializer_range,
                                        .token_frequency = config.token_frequency,
-                                       .pool = moe::TokenPool(config.parallel.world)};
+                                       .pool = moe::TokenPool(config.parallel.world),
+                                       .node_of_expert = node_of_expert(config),
+                                       .node = own_node(config.parallel)};
       moe_ = register_module(
           "moe", std::make_shared<moe::MoeLayer>(config.moe, context, config.router_options,
                                                  activation, model_.mlp_bias, config.parallel));

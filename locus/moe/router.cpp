@@ -1,5 +1,7 @@
 #include "locus/moe/router.h"
 
+#include <algorithm>
+
 #include "locus/base/error.h"
 #include "locus/base/toml.h"
 
@@ -10,10 +12,11 @@ using ValidateRouter = std::vector<std::string>(const RouterConfig&, int64_t, co
 
 // Defined in routers/<name>.cpp.
 MakeRouter make_top_k_router, make_switch_router, make_gshard_router, make_hash_router,
-    make_expert_choice_router;
-RouterOptions top_k_options, switch_options, gshard_options, hash_options, expert_choice_options;
+    make_expert_choice_router, make_locmoe_router, make_locmoe_plus_router;
+RouterOptions top_k_options, switch_options, gshard_options, hash_options, expert_choice_options,
+    locmoe_options, locmoe_plus_options;
 ValidateRouter validate_top_k, validate_switch, validate_gshard, validate_hash,
-    validate_expert_choice;
+    validate_expert_choice, validate_locmoe, validate_locmoe_plus;
 
 namespace {
 
@@ -22,6 +25,10 @@ double two_experts(const RouterConfig&) { return 2; }
 double top_k_experts(const RouterConfig& config) { return static_cast<double>(config.top_k); }
 double capacity_experts(const RouterConfig& config) {
   return config.capacity_factor > 0 ? config.capacity_factor : 2;
+}
+double ceiling_experts(const RouterConfig& config) {
+  const auto named = static_cast<double>(config.top_k);
+  return config.capacity_factor > 0 ? std::min(config.capacity_factor, named) : named;
 }
 
 // The table is help text, error text, docs and test list.
@@ -37,6 +44,11 @@ constexpr RouterEntry kRouters[] = {
     {"expert_choice", "experts choose their tokens, perfect balance (Zhou et al., 2022)",
      make_expert_choice_router, expert_choice_options, validate_expert_choice, capacity_experts,
      true, false},
+    {"locmoe", "pooled gate without weights, tokens stay near (Li et al., 2024)",
+     make_locmoe_router, locmoe_options, validate_locmoe, top_k_experts, false, false},
+    {"locmoe_plus", "tokens and experts choose each other, fewer tokens over time (2024)",
+     make_locmoe_plus_router, locmoe_plus_options, validate_locmoe_plus, ceiling_experts, false,
+     false},
 };
 
 std::string join(const std::vector<std::string>& words, std::string_view separator) {

@@ -46,6 +46,7 @@ struct Routing {
   at::Tensor probability_TE;  // float32, the router's distribution
   at::Tensor balance_loss;    // float32 scalar, coefficient applied
   at::Tensor z_loss;          // float32 scalar, coefficient applied
+  at::Tensor locality_loss;   // float32 scalar, coefficient applied
   int64_t num_requested = 0;  // assignments before the capacity limit
 };
 
@@ -70,6 +71,9 @@ struct RouterContext {
   double init_std = 0.02;
   std::vector<int64_t> token_frequency;  // [vocab_size] of the training data; empty: unknown
   TokenPool pool;                        // whose tokens are routed together with this rank's
+  // Node of each expert of this rank's expert-parallel group, and of this rank. Empty: one node.
+  std::vector<int64_t> node_of_expert;
+  int64_t node = 0;
 };
 
 class Router : public torch::nn::Module {

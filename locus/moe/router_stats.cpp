@@ -100,6 +100,7 @@ void add_routing(RouterStats& stats, const Routing& routing, const TokenContext&
   }
   if (routing.balance_loss.defined()) stats.balance_loss += routing.balance_loss.item<double>();
   if (routing.z_loss.defined()) stats.z_loss += routing.z_loss.item<double>();
+  if (routing.locality_loss.defined()) stats.locality_loss += routing.locality_loss.item<double>();
   if (num_domains > 0 && tokens.domain_T.defined()) {
     add_domains(stats, routing, tokens, num_experts, num_domains);
   }
@@ -115,7 +116,8 @@ RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats) {
                                     sum.entropy_sum,
                                     sum.top_weight_sum,
                                     sum.balance_loss,
-                                    sum.z_loss};
+                                    sum.z_loss,
+                                    sum.locality_loss};
   std::vector<double> values(scalars);
   values.insert(values.end(), sum.tokens_per_expert.begin(), sum.tokens_per_expert.end());
   for (const auto& row : sum.domain_expert) values.insert(values.end(), row.begin(), row.end());
@@ -129,6 +131,7 @@ RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats) {
   sum.top_weight_sum = *value++;
   sum.balance_loss = *value++;
   sum.z_loss = *value++;
+  sum.locality_loss = *value++;
   for (int64_t& load : sum.tokens_per_expert) load = count();
   for (auto& row : sum.domain_expert) {
     for (int64_t& cell : row) cell = count();

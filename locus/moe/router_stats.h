@@ -17,7 +17,7 @@ struct RouterStats {
   int64_t num_requested = 0;                   // assignments before the capacity limit
   int64_t num_unrouted = 0;                    // tokens without any expert
   double entropy_sum = 0, top_weight_sum = 0;  // over tokens; from the router's distribution
-  double balance_loss = 0, z_loss = 0;         // summed over micro-batches
+  double balance_loss = 0, z_loss = 0, locality_loss = 0;  // summed over micro-batches
   int64_t num_batches = 0;
   std::vector<std::vector<int64_t>>
       domain_expert;  // [domain][expert], assignments; empty: not sampled

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <utility>
 
 #include "locus/base/error.h"
 #include "locus/base/format.h"
@@ -188,14 +189,21 @@ std::string TrainStep::guard(const StepResult& result, const TrainerState& state
   return "";
 }
 
+// The loads of all layers travel together.
 void TrainStep::end_router_step(bool updated) {
-  const auto& world = decoder_.config().parallel.world;
+  std::vector<moe::Router*> routers;
+  std::vector<at::Tensor> requested_LE;
   for (const auto& [layer, moe] : decoder_.moe_layers()) {
-    moe::Router& router = moe->router();
-    if (updated && router.requested_E.defined()) {
-      router.on_step_end(comm::sum_over(world.get(), router.requested_E));
-    }
-    router.requested_E.reset();
+    const at::Tensor requested_E = std::exchange(moe->router().requested_E, at::Tensor());
+    if (!updated || !requested_E.defined()) continue;
+    routers.push_back(&moe->router());
+    requested_LE.push_back(requested_E);
+  }
+  if (routers.empty()) return;
+  const at::Tensor sum_LE =
+      comm::sum_over(decoder_.config().parallel.world.get(), at::stack(requested_LE));
+  for (size_t i = 0; i < routers.size(); ++i) {
+    routers[i]->on_step_end(sum_LE[static_cast<int64_t>(i)]);
   }
 }
 

@@ -86,7 +86,7 @@ Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
     : parts_(parts),
       settings_(std::move(settings)),
       train_step_(parts_.decoder, parts_.optimizer, settings_.train,
-                  at::Device(settings_.train.device)) {}
+                  parts_.decoder.output_weight().device()) {}
 
 TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
@@ -233,7 +233,8 @@ void Trainer::write_router_stats(int64_t step) {
         .set("entropy", stats.entropy_sum / tokens)
         .set("top_weight", stats.top_weight_sum / tokens)
         .set("balance_loss", stats.balance_loss / batches)
-        .set("z_loss", stats.z_loss / batches);
+        .set("z_loss", stats.z_loss / batches)
+        .set("locality_loss", stats.locality_loss / batches);
     if (!stats.domain_expert.empty()) {
       moe::add_counts(domain_expert_[layer], stats.domain_expert);
       if (step % settings_.log.domain_interval == 0) {

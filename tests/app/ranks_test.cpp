@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "locus/base/error.h"
+#include "locus/comm/nccl.h"
 #include "locus/comm/together.h"
 #include "tests/support/expect_error.h"
 
@@ -28,6 +29,19 @@ TEST(ConnectRanks, RefusesEmulatedLinksOnTopOfRealOnes) {
             std::string::npos);
   launch.rank = 3;  // leaves the word to rank 0
   EXPECT_THROW(connect_ranks(launch, {}, config, {}), comm::PeerError);
+}
+
+TEST(ConnectRanks, SaysWhyThereIsNoNccl) {
+  std::string why;
+  if (comm::nccl_is_available(&why)) GTEST_SKIP() << "this machine has NCCL";
+  cluster::Launch launch;
+  launch.world_size = 2;
+  for (const char* backend : {"auto", "nccl"}) {
+    comm::CommConfig config;
+    config.backend = backend;
+    EXPECT_EQ(test::error_of<ConfigError>([&] { connect_ranks(launch, {}, config, {}, "cuda"); }),
+              "comm.backend = \"nccl\": " + why);
+  }
 }
 
 }  // namespace

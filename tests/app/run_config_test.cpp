@@ -149,6 +149,22 @@ TEST(RunConfig, EmulatedNodesHoldEquallyManyRanks) {
             std::string::npos);
 }
 
+TEST(RunConfig, LetsSeveralRanksHaveAGpuEachOrNone) {
+  const auto problem = [](const char* device, const char* backend, const char* exchange = "auto") {
+    RunConfig config;
+    config.parallel.exchange.type = exchange;
+    config.train.device = device;
+    config.comm.backend = backend;
+    config.train.micro_batch_size = 1;
+    config.train.global_batch_size = 2;
+    return error_of<ConfigError>([&] { validate_ranks(config, 2); });
+  };
+  EXPECT_NE(problem("cuda", "nccl", "dedup").find("set it to \"flat\""), std::string::npos);
+  EXPECT_NE(problem("cuda:1", "auto").find("set it to \"cuda\""), std::string::npos);
+  EXPECT_NE(problem("cuda", "mpi").find("set it to \"nccl\" or \"auto\""), std::string::npos);
+  EXPECT_NE(problem("cpu", "nccl").find("set train.device = \"cuda\""), std::string::npos);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Model, Problem,
     testing::Values(

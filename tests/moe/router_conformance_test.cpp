@@ -33,7 +33,8 @@ class RouterConformance : public testing::TestWithParam<std::string> {
 
   // Choices per token that the capacity limit counts with.
   int64_t num_choices() const {
-    const std::map<std::string, int64_t> fixed{{"switch", 1}, {"gshard", 2}, {"expert_choice", 1}};
+    const std::map<std::string, int64_t> fixed{
+        {"switch", 1}, {"gshard", 2}, {"expert_choice", 1}, {"locmoe_plus", 1}};
     const auto found = fixed.find(GetParam());
     return found == fixed.end() ? config().top_k : found->second;
   }
@@ -411,7 +412,7 @@ TEST(RouterTable, SuggestsTheNearestName) {
   } catch (const ConfigError& error) {
     EXPECT_STREQ(error.what(),
                  "moe.router.type = \"swich\" is not a router (did you mean \"switch\"?); known: "
-                 "top_k, switch, gshard, hash, expert_choice");
+                 "top_k, switch, gshard, hash, expert_choice, locmoe, locmoe_plus");
   }
 }
 

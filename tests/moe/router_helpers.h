@@ -35,7 +35,8 @@ inline RouterContext context_of(int64_t num_experts, int64_t hidden_size) {
           .seed = 7,
           .init_std = 0.5,
           .token_frequency = {},
-          .pool = {}};
+          .pool = {},
+          .node_of_expert = {}};
 }
 
 // A gate whose logits are its input: D = E, weight = identity.

@@ -24,6 +24,7 @@ Routing worked_routing() {
           .view({4, 3});
   routing.balance_loss = at::full({}, 0.5, at::kFloat);
   routing.z_loss = at::full({}, 0.25, at::kFloat);
+  routing.locality_loss = at::full({}, 0.125, at::kFloat);
   return routing;
 }
 
@@ -52,6 +53,7 @@ TEST(RouterStats, AreThoseOfTheWorkedExample) {
   EXPECT_NEAR(stats.top_weight_sum, 3, 1e-6);
   EXPECT_DOUBLE_EQ(stats.balance_loss, 0.5);
   EXPECT_DOUBLE_EQ(stats.z_loss, 0.25);
+  EXPECT_DOUBLE_EQ(stats.locality_loss, 0.125);
   EXPECT_TRUE(stats.domain_expert.empty());
 }
 

@@ -32,6 +32,7 @@ TraceConfig hard_config(const std::string& router) {
   config.decoder.moe.shared_expert_intermediate_size = 16;
   config.train.micro_batch_size = 4;
   config.train.global_batch_size = 8;
+  config.train.max_steps = config.num_steps;  // what routers change over a training, they change
   return config;
 }
 

@@ -30,19 +30,22 @@ class DedupPlanner {
 
   ExchangePart plan() const {
     ExchangePart out;
+    const comm::RowMatrix rows = assignment_matrix(map_, counts_);
+    const Index sent = rows.sent_by(own()), received = rows.received_by(own());
+    // Which row an assignment is of travels while the nodes' ranks tell one another who needs what.
+    out.weight_route = comm::make_flat_route(map_.group, sent, received);
+    const at::Tensor own_rows = index_tensor(row_A_);
+    const auto rows_under_way = out.weight_route->spread(own_rows);
     out.token_H = index_tensor(token_H_);
     out.route = comm::make_dedup_route(nodes_, copy_plan());
     out.num_arriving = 0;
     for (int64_t from = 0; from < map_.num_ranks(); ++from) {
       out.num_arriving += counts_.tokens.at(from, own());
     }
-    const comm::RowMatrix rows = assignment_matrix(map_, counts_);
-    const Index sent = rows.sent_by(own()), received = rows.received_by(own());
-    out.weight_route = comm::make_flat_route(map_.group, sent, received);
     out.assignment_A = index_tensor(part_.place_A);
     const Index arrival_M = arrival_of_expert_rows(map_, part_, counts_);
     out.weight_place_M = index_tensor(arrival_M);
-    const Index row_A = exchange_rows(sent, received);
+    const Index row_A = arriving_rows(rows_under_way->wait(), received);
     Index place_M;
     for (const int64_t a : arrival_M) place_M.push_back(row_A[static_cast<size_t>(a)]);
     out.place_M = index_tensor(place_M);
@@ -127,11 +130,9 @@ class DedupPlanner {
     return {first, first + arrived.numel()};
   }
 
-  // The arriving row of each arriving assignment. Rows arrive by (place, node) of their source.
-  Index exchange_rows(const Index& sent, const Index& received) const {
-    const at::Tensor own_rows = index_tensor(row_A_);
-    const at::Tensor arrived =
-        comm::make_flat_route(map_.group, sent, received)->spread(own_rows)->wait();
+  // The arriving row of each arriving assignment, from its place among those of its source. Rows
+  // arrive by (place, node) of their source.
+  Index arriving_rows(const at::Tensor& arrived, const Index& received) const {
     const auto* row = arrived.const_data_ptr<int64_t>();
     Index begin(static_cast<size_t>(map_.num_ranks()));
     int64_t next = 0;

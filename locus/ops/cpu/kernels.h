@@ -81,6 +81,12 @@ struct Kernels {
   float (*scale_and_dot)(Type type, const void* dout, const void* y, float scale, int64_t n,
                          void* dy);
 
+  // sums[g] = the sum of group g of a row of n channels: n / groups of them each, one more in each
+  // of the first n % groups.
+  void (*group_sums)(Type type, const void* x, int64_t n, int64_t groups, float* sums);
+  // dx = of each channel, the value of its group.
+  void (*spread_groups)(Type type, const float* values, int64_t n, int64_t groups, void* dx);
+
   // One row of logits: the logarithm of the sum of their exponentials.
   float (*log_sum_exp)(const float* logits, int64_t n);
   // logits = exp(logits - log_sum).

@@ -412,6 +412,47 @@ float scale_and_dot(Type type, const void* dout, const void* y, float scale, int
   });
 }
 
+// --- groups of channels ---
+
+// f(group, begin, size) over the groups of a row.
+template <class F>
+void by_group(int64_t n, int64_t groups, F f) {
+  int64_t begin = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t size = n / groups + (g < n % groups ? 1 : 0);
+    f(g, begin, size);
+    begin += size;
+  }
+}
+
+void group_sums(Type type, const void* x, int64_t n, int64_t groups, float* sums) {
+  by_type(type, [&]<class T>(T) {
+    by_group(n, groups, [&](int64_t g, int64_t first, int64_t channels) {
+      float sum = 0.0f;
+      in_chunks(channels, [&](int64_t begin, int64_t size) {
+        float buffer[kChunk];
+        const float* from = widen(static_cast<const T*>(x) + first + begin, size, buffer);
+        float part = 0.0f;
+#pragma omp simd reduction(+ : part)
+        for (int64_t i = 0; i < size; ++i) part += from[i];
+        sum += part;
+      });
+      sums[g] = sum;
+    });
+  });
+}
+
+void spread_groups(Type type, const float* values, int64_t n, int64_t groups, void* dx) {
+  by_type(type, [&]<class T>(T) {
+    by_group(n, groups, [&](int64_t g, int64_t first, int64_t channels) {
+      T value;
+      round_row(values + g, 1, &value);
+      T* to = static_cast<T*>(dx) + first;
+      for (int64_t i = 0; i < channels; ++i) to[i] = value;
+    });
+  });
+}
+
 // --- softmax ---
 
 float log_sum_exp(const float* logits, int64_t n) {
@@ -448,6 +489,8 @@ constexpr Kernels make_kernels(std::string_view name, bool (*supported)(), bool 
           .rotate = rotate,
           .add_scaled = add_scaled,
           .scale_and_dot = scale_and_dot,
+          .group_sums = group_sums,
+          .spread_groups = spread_groups,
           .log_sum_exp = log_sum_exp,
           .softmax_of = softmax_of};
 }

@@ -1,0 +1,56 @@
+#include "locus/moe/pooled_gate.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "locus/base/error.h"
+#include "locus/ops/group_sums.h"
+
+namespace locus::moe {
+
+PooledGate::PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale)
+    : num_experts_(num_experts) {
+  if (num_experts > hidden_size) {
+    throw ConfigError(
+        "moe.num_experts = {}: a pooled gate has a group of channels for each expert, so at most "
+        "model.hidden_size = {}",
+        num_experts, hidden_size);
+  }
+  const at::Tensor size_E = ops::group_sizes(hidden_size, num_experts);
+  scale_E_ = scale == PoolScale::kMean ? size_E.reciprocal() : size_E.rsqrt();
+}
+
+at::Tensor PooledGate::values(const at::Tensor& x_TD) const {
+  const at::Tensor sum_TE = ops::group_sums(x_TD, num_experts_);
+  return sum_TE * scale_E_.to(sum_TE.options());
+}
+
+at::Tensor PooledGate::affinities(const at::Tensor& x_TD) const {
+  const at::Tensor value_TE = values(x_TD);
+  const at::Tensor length_T1 =
+      at::linalg_vector_norm(x_TD, 2, at::IntArrayRef{1}, true, value_TE.scalar_type());
+  return value_TE / length_T1.masked_fill(length_T1.eq(0), 1.0);
+}
+
+at::Tensor local_experts(const RouterContext& context) {
+  const std::vector<int64_t>& node_of_expert = context.node_of_expert;
+  const auto near = std::count(node_of_expert.begin(), node_of_expert.end(), context.node);
+  if (near == 0 || near == static_cast<int64_t>(node_of_expert.size())) return {};
+  return at::tensor(node_of_expert, at::kLong).eq(context.node);
+}
+
+at::Tensor locality_loss(const at::Tensor& probability_TE, const at::Tensor& is_local_E,
+                         double eps) {
+  const at::Tensor current_E = probability_TE.mean(0);
+  const at::Tensor is_local = is_local_E.to(current_E.device());
+  const at::Tensor num_local = is_local.sum().to(current_E.scalar_type());
+  const at::Tensor num_far = static_cast<double>(is_local.numel()) - num_local;
+  const at::Tensor local_E = at::where(is_local, (1 - eps) / num_local, eps / num_far);
+  // A share of 0 has a finite gradient here, as 0 log 0 = 0 has none.
+  const at::Tensor log_E = current_E.clamp_min(std::numeric_limits<float>::min()).log();
+  return (current_E * (log_E - local_E.log())).sum();
+}
+
+}  // namespace locus::moe

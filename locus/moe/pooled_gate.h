@@ -1,0 +1,47 @@
+// What LocMoE and LocMoE+ share: the gate without weights, and which experts are near.
+//
+// T tokens, D hidden size, E experts.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "locus/moe/router.h"
+
+namespace locus::moe {
+
+// Of a group's sum: divided by the number of its channels, or by its square root, so that the value
+// of a token of independent unit channels has unit variance.
+enum class PoolScale { kMean, kUnitVariance };
+
+// Grouped average pooling (LocMoE, eq. 2-4): the value of expert i is the scaled sum of the i-th of
+// E contiguous groups of channels. Where E does not divide D, the first D mod E groups have one
+// channel more.
+class PooledGate {
+ public:
+  // ConfigError where there are more experts than channels.
+  PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale);
+
+  // [T, E] in the compute type of x.
+  at::Tensor values(const at::Tensor& x_TD) const;
+
+  // The cosine of x_t and row i of the gate, [T, E] (LocMoE+, eq. 2-4); 0 for a token of zeros.
+  // Needs kUnitVariance, whose rows have length 1.
+  at::Tensor affinities(const at::Tensor& x_TD) const;
+
+ private:
+  int64_t num_experts_;
+  at::Tensor scale_E_;
+};
+
+// bool [E]: the experts of this rank's node. Undefined where that is all of them, or none: then
+// locality has nothing to offer.
+at::Tensor local_experts(const RouterContext& context);
+
+// KL(D_c || D_l) (LocMoE, eq. 7): D_c = the mean of probability_TE over its tokens, D_l = 1 - eps
+// evenly over the local experts, eps evenly over the others.
+at::Tensor locality_loss(const at::Tensor& probability_TE, const at::Tensor& is_local_E,
+                         double eps);
+
+}  // namespace locus::moe

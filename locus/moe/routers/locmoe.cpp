@@ -1,0 +1,198 @@
+// LocMoE (Li et al., 2024, arXiv 2401.13920): a gate without weights, and tokens that stay near.
+//
+// Gate, eq. 2-4: the channels of a token in E groups, the mean of a group is the value of an expert
+// (grouped average pooling, GrAP). p = softmax(values / temperature), the k best experts.
+//
+// Losses: the balance loss; and locality, eq. 7: coeff * KL(D_c || D_l), D_c = the rank's mean p,
+// D_l = all mass on the experts of the rank's own node. Ours, because the paper's KL is infinite: a
+// share `locality_eps` of D_l is spread over the experts elsewhere.
+//
+// Where we differ, and why:
+// - Values are scaled to unit variance (sum / sqrt(size) in place of sum / size). The plain mean of
+//   a normalised token has the deviation sqrt(E / D): p would be 1 / E nearly, whatever the token.
+// - ReLU after the gate is off. It makes ties at 0; with it the nearer expert wins a tie, then the
+//   lower one, and so equal tokens may go different ways on different nodes.
+// - Weights of a token sum to 1 (`output_weight = "one"`); the paper's is p. With one expert the
+//   gate then learns from the balance and locality losses alone: it has no weights, so what it
+//   teaches is the layer before.
+// - Over capacity, the lowest gate values are dropped, not the last tokens.
+// - Not here: the noise eps_i of eq. 4; the lower bound of capacity (theorem 1), which is about one
+//   token at the angles that the paper measures; groups of experts by domain.
+//
+// T tokens, D hidden size, E experts, K choices, N assignments.
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <mutex>
+
+#include "locus/base/error.h"
+#include "locus/base/log.h"
+#include "locus/moe/balance_loss.h"
+#include "locus/moe/pooled_gate.h"
+#include "locus/moe/router.h"
+#include "locus/moe/router_math.h"
+
+namespace locus::moe {
+namespace {
+
+struct LocMoeOptions {
+  std::string gate_scale = "unit_variance";
+  bool relu = false;
+  double temperature = 1.0;
+  std::string output_weight = "one";
+  double locality_loss_coeff = 0.0;
+  double locality_eps = 0.01;
+
+  template <class V>
+  void visit_fields(V& v) {
+    v("gate_scale", gate_scale,
+      "scale of a group's sum over its channels: unit_variance (/ sqrt(size)) | mean (/ size)");
+    v("relu", relu, "ReLU on the gate's values, as in the paper");
+    v("temperature", temperature, "the values are divided by it before the softmax");
+    v("output_weight", output_weight,
+      "weight of an expert's output: one (those of a token sum to 1) | probability");
+    v("locality_loss_coeff", locality_loss_coeff,
+      "weight of the locality loss (mu in the paper); 0: none");
+    v("locality_eps", locality_eps,
+      "share of the local distribution that is left to experts of other nodes");
+  }
+};
+
+// Once, not for every layer.
+void say_that_all_is_near() {
+  static std::once_flag said;
+  std::call_once(said, [] {
+    log::warning(
+        "moe.locmoe.locality_loss_coeff has no effect: the experts of a rank's group are all on "
+        "its "
+        "own node, or all on others");
+  });
+}
+
+class LocMoeRouter final : public Router {
+ public:
+  LocMoeRouter(const RouterConfig& config, const RouterContext& context,
+               const LocMoeOptions& options)
+      : Router(config, context),
+        options_(options),
+        gate_(context.hidden_size, context.num_experts,
+              options.gate_scale == "mean" ? PoolScale::kMean : PoolScale::kUnitVariance) {
+    is_local_E_ = local_experts(context);
+    if (options_.relu && is_local_E_.defined()) {
+      order_E_ = at::argsort(is_local_E_.to(at::kLong), /*stable=*/true, /*dim=*/0,
+                             /*descending=*/true);
+    }
+    if (options_.locality_loss_coeff > 0 && !is_local_E_.defined()) say_that_all_is_near();
+  }
+
+  Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
+                const Assignment* replay) override {
+    const at::Tensor value_TE = gate_values(x_TD);
+    const at::Tensor logits_TE = value_TE / options_.temperature;
+    const at::Tensor probability_TE = at::softmax(logits_TE, 1);
+
+    Routing routing;
+    routing.assignment = replay ? *replay : choose(value_TE);
+    const at::Tensor& requested_TK = routing.assignment.requested_TK;
+    routing.num_requested = requested_TK.numel();
+    routing.weight_N = combine_weights(probability_TE, routing.assignment);
+    routing.probability_TE = probability_TE.detach().to(at::kFloat);
+    if (!is_training()) return routing;
+    if (!replay) add_requested(requested_E, requested_TK, context_.num_experts);
+    add_losses(
+        config_,
+        {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences, context_.pool},
+        routing);
+    add_locality_loss(probability_TE, routing);
+    return routing;
+  }
+
+  bool is_causal_in_training() const override { return !drops_look_ahead(config_); }
+  void set_evaluate_with_training_rule(bool value) override { limit_in_evaluation_ = value; }
+
+ private:
+  at::Tensor gate_values(const at::Tensor& x_TD) const {
+    const at::Tensor value_TE = gate_.values(x_TD);
+    return options_.relu ? at::relu(value_TE) : value_TE;
+  }
+
+  Assignment choose(const at::Tensor& value_TE) const {
+    const at::NoGradGuard no_grad;
+    const Assignment requested = assign(best_experts(value_TE));
+    if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
+    const int64_t num_tokens = value_TE.size(0) * context_.pool.num_ranks();
+    const int64_t capacity =
+        expert_capacity(config_.capacity_factor, num_tokens, config_.top_k, context_.num_experts);
+    return keep_where(
+        requested,
+        within_shared_capacity(context_.pool, config_.drop_policy, requested,
+                               gather_scores(value_TE, requested), context_.num_experts, capacity));
+  }
+
+  // Of equal values the nearer expert wins, where ReLU makes many equal.
+  at::Tensor best_experts(const at::Tensor& value_TE) const {
+    if (!order_E_.defined()) return top_k(value_TE, config_.top_k);
+    const at::Tensor order_E = order_E_.to(value_TE.device());
+    const at::Tensor place_TK = top_k(value_TE.index_select(1, order_E), config_.top_k);
+    return order_E.index_select(0, place_TK.reshape(-1)).reshape_as(place_TK);
+  }
+
+  at::Tensor combine_weights(const at::Tensor& probability_TE, const Assignment& assignment) const {
+    const at::Tensor weight_N = gather_scores(probability_TE, assignment);
+    if (options_.output_weight == "probability") return weight_N;
+    const at::Tensor sum_T = probability_TE.gather(1, assignment.requested_TK).sum(1);
+    return weight_N / sum_T.index_select(0, assignment.token_N);
+  }
+
+  // This rank's part of the mean over the ranks.
+  void add_locality_loss(const at::Tensor& probability_TE, Routing& routing) const {
+    if (options_.locality_loss_coeff == 0 || !is_local_E_.defined()) return;
+    if (probability_TE.size(0) == 0) return;
+    const at::Tensor loss =
+        locality_loss(probability_TE, is_local_E_, options_.locality_eps) *
+        (options_.locality_loss_coeff / static_cast<double>(context_.pool.num_ranks()));
+    routing.aux_loss = routing.aux_loss.defined() ? routing.aux_loss + loss : loss;
+    routing.locality_loss = loss.detach();
+  }
+
+  const LocMoeOptions options_;
+  const PooledGate gate_;
+  at::Tensor is_local_E_;  // bool; undefined: all experts are near
+  at::Tensor order_E_;     // experts, the near ones first; undefined: as they are
+  bool limit_in_evaluation_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<Router> make_locmoe_router(const RouterConfig& config, const RouterContext& context,
+                                           const OptionSet& options) {
+  return std::make_shared<LocMoeRouter>(config, context, options.as<LocMoeOptions>());
+}
+
+OptionSet locmoe_options() { return OptionSet::of<LocMoeOptions>(); }
+
+std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num_experts,
+                                         const OptionSet& option_set) {
+  const auto& options = option_set.as<LocMoeOptions>();
+  std::vector<std::string> problems = common_problems(config, num_experts);
+  if (config.top_k < 1 || config.top_k > num_experts) {
+    problems.push_back(format("moe.router.top_k = {}: must be 1 to moe.num_experts = {}",
+                              config.top_k, num_experts));
+  }
+  check_choice(problems, "locmoe.gate_scale", options.gate_scale, {"unit_variance", "mean"});
+  check_choice(problems, "locmoe.output_weight", options.output_weight, {"one", "probability"});
+  if (!(options.temperature > 0) || !std::isfinite(options.temperature)) {
+    problems.push_back(format("moe.locmoe.temperature = {}: must be above 0", options.temperature));
+  }
+  if (!(options.locality_loss_coeff >= 0) || !std::isfinite(options.locality_loss_coeff)) {
+    problems.push_back(format("moe.locmoe.locality_loss_coeff = {}: must be 0 or more",
+                              options.locality_loss_coeff));
+  }
+  if (!(options.locality_eps > 0 && options.locality_eps < 1)) {
+    problems.push_back(
+        format("moe.locmoe.locality_eps = {}: must be above 0 and below 1", options.locality_eps));
+  }
+  return problems;
+}
+
+}  // namespace locus::moe

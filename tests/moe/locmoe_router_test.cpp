@@ -1,0 +1,168 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <limits>
+
+#include "locus/base/error.h"
+#include "locus/moe/pooled_gate.h"
+#include "tests/moe/router_helpers.h"
+#include "tests/support/expect_error.h"
+
+namespace locus::moe {
+namespace {
+
+RouterConfig top_1() {
+  RouterConfig config = config_of("locmoe");
+  config.top_k = 1;
+  config.aux_loss_coeff = 0;
+  return config;
+}
+
+std::shared_ptr<Router> router_of(const RouterConfig& config, const RouterContext& context,
+                                  const std::string& toml = "") {
+  return make_router(config, context, options_of("locmoe", toml));
+}
+
+// Row i of the gate as a dense one would have it: 1 / size, or 1 / sqrt(size), on its channels.
+at::Tensor dense_gate(int64_t hidden_size, int64_t num_experts, bool mean) {
+  at::Tensor weight_ED = at::zeros({num_experts, hidden_size}, at::kDouble);
+  int64_t first = 0;
+  for (int64_t i = 0; i < num_experts; ++i) {
+    const int64_t size = hidden_size / num_experts + (i < hidden_size % num_experts ? 1 : 0);
+    const double scale = static_cast<double>(size);
+    weight_ED[i].slice(0, first, first + size).fill_(mean ? 1 / scale : 1 / std::sqrt(scale));
+    first += size;
+  }
+  return weight_ED;
+}
+
+TEST(PooledGate, IsTheDenseGateWithItsFixedWeights) {
+  for (const bool mean : {true, false}) {
+    for (const int64_t hidden_size : {24, 29}) {
+      const PooledGate gate(hidden_size, 6, mean ? PoolScale::kMean : PoolScale::kUnitVariance);
+      const at::Tensor x = random_input(50, hidden_size);
+      const at::Tensor weight_ED = dense_gate(hidden_size, 6, mean);
+      EXPECT_TRUE(at::allclose(gate.values(x).to(at::kDouble),
+                               at::mm(x.to(at::kDouble), weight_ED.t()), 1e-6, 1e-6));
+      // Rows are orthogonal.
+      const at::Tensor products = at::mm(weight_ED, weight_ED.t());
+      EXPECT_TRUE(at::equal(products, at::diag(products.diagonal())));
+    }
+  }
+}
+
+TEST(PooledGate, ChoosesTheSmallestAngle) {
+  const at::Tensor x = random_input(200, 30, 3);
+  auto router = router_of(top_1(), context_of(5, 30));
+  const at::Tensor weight_ED = dense_gate(30, 5, true);
+  const at::Tensor cosine_TE =
+      at::mm(x.to(at::kDouble), weight_ED.t()) / weight_ED.norm(2, {1}).unsqueeze(0);
+  EXPECT_TRUE(at::equal(router->route(x, tokens_of(200)).assignment.expert_N, cosine_TE.argmax(1)));
+}
+
+TEST(LocMoeRouter, HasWeightsThatSumToOneOrTheProbabilities) {
+  RouterConfig config = top_1();
+  config.top_k = 2;
+  const at::Tensor x = random_input(30, 24);
+  const Routing one = router_of(config, context_of(6, 24))->route(x, tokens_of(30));
+  EXPECT_TRUE(at::allclose(one.weight_N.view({30, 2}).sum(1), at::ones({30})));
+  const Routing p = router_of(config, context_of(6, 24), "output_weight = \"probability\"\n")
+                        ->route(x, tokens_of(30));
+  EXPECT_TRUE(at::allclose(p.weight_N.view({30, 2}),
+                           p.probability_TE.gather(1, p.assignment.requested_TK)));
+  const at::Tensor ratio = p.weight_N / one.weight_N;
+  EXPECT_TRUE(at::allclose(ratio.view({30, 2}).select(1, 0), ratio.view({30, 2}).select(1, 1)));
+}
+
+TEST(LocMoeRouter, DropsTheLowestGateValues) {
+  RouterConfig config = top_1();
+  config.capacity_factor = 1.0;
+  const at::Tensor x = at::zeros({4, 4});
+  x.select(1, 0).copy_(at::tensor({1.0f, 4.0f, 3.0f, 2.0f}));  // all want expert 0 of 2; 2 places
+  const Routing routing = router_of(config, context_of(2, 4))->route(x, tokens_of(4));
+  EXPECT_EQ(list_of(routing.assignment.token_N), (std::vector<int64_t>{1, 2}));
+}
+
+// Experts 0-2 live on node 0, 3-5 on node 1.
+RouterContext two_nodes(int64_t node) {
+  RouterContext context = context_of(6, 24);
+  context.node_of_expert = {0, 0, 0, 1, 1, 1};
+  context.node = node;
+  return context;
+}
+
+TEST(LocMoeRouter, BreaksTiesOfReluForTheNearerExpert) {
+  const at::Tensor x = at::full({3, 24}, -1.0f);  // all values are 0 after ReLU
+  for (const int64_t node : {0, 1}) {
+    const Routing routing =
+        router_of(top_1(), two_nodes(node), "relu = true\n")->route(x, tokens_of(3));
+    EXPECT_EQ(list_of(routing.assignment.expert_N), std::vector<int64_t>(3, node * 3));
+  }
+}
+
+TEST(LocalityLoss, IsNothingWhereTheDistributionIsTheLocalOne) {
+  const at::Tensor is_local_E = at::tensor({1, 1, 0, 0}).to(at::kBool);
+  const double eps = 0.1;
+  const at::Tensor local = at::tensor({.45, .45, .05, .05}, at::kDouble).repeat({8, 1});
+  EXPECT_NEAR(locality_loss(local, is_local_E, eps).item<double>(), 0, 1e-12);
+  // Worked: all on one remote expert, log(1 / 0.05).
+  const at::Tensor remote = at::tensor({0., 0., 1., 0.}, at::kDouble).repeat({8, 1});
+  EXPECT_NEAR(locality_loss(remote, is_local_E, eps).item<double>(), std::log(20.0), 1e-12);
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const at::Tensor p = at::softmax(random_input(8, 4, seed).to(at::kDouble), 1);
+    EXPECT_GT(locality_loss(p, is_local_E, eps).item<double>(), 0);
+  }
+}
+
+TEST(LocalityLoss, HasAFiniteGradientWhereAnExpertHasNoShareAtAll) {
+  at::Tensor p = at::tensor({.5, .5, 0., 0.}, at::kDouble).repeat({3, 1}).requires_grad_();
+  const at::Tensor is_local_E = at::tensor({1, 0, 1, 0}).to(at::kBool);
+  const at::Tensor loss = locality_loss(p, is_local_E, 0.01);
+  EXPECT_TRUE(torch::autograd::grad({loss}, {p})[0].isfinite().all().item<bool>());
+}
+
+TEST(LocalityLoss, PullsTokensToTheirNode) {
+  at::Tensor logits = random_input(16, 6).to(at::kDouble).requires_grad_();
+  const at::Tensor is_local_E = local_experts(two_nodes(1));
+  const at::Tensor p = at::softmax(logits, 1);
+  const at::Tensor loss = locality_loss(p, is_local_E, 0.01);
+  const at::Tensor step = torch::autograd::grad({loss}, {logits})[0];
+  const at::Tensor moved = at::softmax(logits - 0.1 * step, 1);
+  const auto local_share = [&](const at::Tensor& q) {
+    return q.detach().mean(0).masked_select(is_local_E).sum().item<double>();
+  };
+  EXPECT_GT(local_share(moved), local_share(p));
+}
+
+TEST(LocMoeRouter, AddsTheLocalityLossInTrainingAndOnlyWhereItHasAnEffect) {
+  const std::string toml = "locality_loss_coeff = 0.5\n";
+  const at::Tensor x = random_input(40, 24);
+  auto router = router_of(top_1(), two_nodes(0), toml);
+  const Routing routing = router->route(x, tokens_of(40));
+  ASSERT_TRUE(routing.locality_loss.defined());
+  const double want =
+      0.5 * locality_loss(routing.probability_TE, local_experts(two_nodes(0)), 0.01).item<double>();
+  EXPECT_NEAR(routing.aux_loss.item<double>(), want, 1e-6);
+  router->eval();
+  EXPECT_FALSE(router->route(x, tokens_of(40)).locality_loss.defined());
+  EXPECT_FALSE(
+      router_of(top_1(), context_of(6, 24), toml)->route(x, tokens_of(40)).aux_loss.defined());
+}
+
+TEST(LocMoeRouter, NamesWrongSettings) {
+  const auto problem = [](const std::string& toml) { return only_problem(top_1(), 6, toml); };
+  EXPECT_EQ(problem("temperature = 0.0\n"), "moe.locmoe.temperature = 0: must be above 0");
+  EXPECT_EQ(problem("locality_eps = 1.0\n"),
+            "moe.locmoe.locality_eps = 1: must be above 0 and below 1");
+  EXPECT_EQ(problem("gate_scale = \"max\"\n"),
+            "moe.locmoe.gate_scale = \"max\" is not known; known: unit_variance, mean");
+  const std::string error =
+      test::error_of<ConfigError>([] { router_of(top_1(), context_of(6, 5)); });
+  EXPECT_NE(error.find("a pooled gate has a group of channels for each expert"), std::string::npos)
+      << error;
+}
+
+}  // namespace
+}  // namespace locus::moe
