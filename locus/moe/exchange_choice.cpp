@@ -15,6 +15,9 @@ namespace {
 constexpr double kInterLatency = 50e-6, kInterBytesPerS = 0.5e9;
 constexpr double kIntraLatency = 10e-6, kIntraBytesPerS = 3e9;
 constexpr int64_t kMostChunks = 8;
+// What it costs to prepare a weight for a product with few rows: as much as multiplying it with
+// this many (ops/products.h packs it).
+constexpr double kRowsOfPacking = 40;
 
 struct LinkModel {
   double latency_s = 0, bytes_per_s = 0;
@@ -77,6 +80,14 @@ class TimeModel {
            more_s;
   }
 
+  // More to compute where each of so many parts has rows of every expert of the rank.
+  double packing_s(double chunks) const {
+    if (load_.flops_per_s == 0 || load_.num_tokens == 0) return 0;
+    const double expert_weights = load_.expert_flops / (2 * load_.top_k * load_.num_tokens);
+    const double rank_weights = expert_weights * static_cast<double>(load_.num_experts) / ranks_;
+    return (chunks - 1) * rank_weights * 2 * kRowsOfPacking / load_.flops_per_s;
+  }
+
  private:
   double chance_of(double parts) const {
     return chance_of_place(static_cast<double>(load_.num_experts), load_.top_k, parts);
@@ -110,24 +121,22 @@ ExchangeChoice choose_exchange(const comm::ParallelContext& parallel, const Exch
     const int64_t first = wanted.chunks == 0 ? 1 : wanted.chunks;
     const int64_t last = wanted.chunks == 0 ? kMostChunks : wanted.chunks;
     for (int64_t chunks = first; chunks <= last; chunks *= 2) {
-      // More parts than a rank has experts would split each expert's rows: worth it only on demand.
-      if (wanted.chunks == 0 && chunks > 1 && entry.parts_share_tokens &&
-          chunks > load.num_experts / parallel.ep_size) {
-        break;
-      }
-      const double exposed_s = model.exposed_s(entry.name, chunks);
-      least_s = std::min(least_s, exposed_s);
-      if (exposed_s >= best_s) continue;
-      best_s = exposed_s;
+      const bool by_experts =
+          entry.parts_share_tokens && chunks <= load.num_experts / parallel.ep_size;
+      const double cost_s = model.exposed_s(entry.name, chunks) +
+                            (by_experts ? 0 : model.packing_s(static_cast<double>(chunks)));
+      least_s = std::min(least_s, cost_s);
+      if (cost_s >= best_s) continue;
+      best_s = cost_s;
       best = {std::string(entry.name), chunks, ""};
     }
     seconds += format("{}{} {:.2f} ms", seconds.empty() ? "" : ", ", entry.name, least_s * 1e3);
   }
   const bool measured =
       parallel.topology.inter_node.is_measured() || parallel.topology.intra_node.is_measured();
-  best.reason = format("{} in {} {}: waited for in a layer's forward pass, by {} links: {}",
-                       best.type, best.chunks, best.chunks == 1 ? "part" : "parts",
-                       measured ? "known" : "assumed", seconds);
+  best.reason =
+      format("{} in {} {}: costs a layer's forward pass, by {} links: {}", best.type, best.chunks,
+             best.chunks == 1 ? "part" : "parts", measured ? "known" : "assumed", seconds);
   return best;
 }
 

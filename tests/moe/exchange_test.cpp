@@ -280,6 +280,14 @@ TEST(ExchangeChoice, FollowsTheLinksAndTheLoad) {
   // One expert a token, nothing to hide behind: two stages cost a stage more.
   const ExchangeLoad one{16, 1, 2048, 1024, 1e9, 0};
   EXPECT_EQ(choose_exchange(context, one).type, "flat");
+  // Fast links and wide experts: more parts than a rank has experts would pack weights for nothing.
+  comm::ParallelContext fast = eight_ranks_on_four_nodes();
+  fast.topology.inter_node = {1e-6, 1e9, {}};
+  const ExchangeLoad wide{16, 4, 256, 512, 6e9, 50e9};
+  EXPECT_LE(choose_exchange(fast, wide).chunks, 2);
+  // Slow ones: they pay.
+  fast.topology.inter_node = {1e-6, 5e6, {}};
+  EXPECT_GT(choose_exchange(fast, wide).chunks, 2);
   // Few tokens: messages count.
   const ExchangeLoad few{16, 1, 2, 64, 1e3, 50e9};
   EXPECT_EQ(choose_exchange(context, few).type, "hierarchical");
