@@ -101,7 +101,7 @@ Action add_verify(CLI::App& command) {
   add_option(command,
              {"--layouts",
               "what to compare with one rank, words in quotes: epN spreads the experts over N "
-              "ranks, dpN takes N such groups",
+              "ranks, dpN takes N such groups; then, after colons, an exchange, chunksN, zero1",
               "WORDS"},
              &options->layouts);
   add_option(command, {"--steps", "optimiser steps", ""}, &options->steps);

@@ -90,7 +90,7 @@ void generate(const GenerateOptions& options, std::ostream& out) {
   }
   if (options.stream) out << "\n";
   if (!options.output.empty()) append_to_file(options.output, samples);
-  log::info("prompt: {} tokens, {:.0f} tokens/s; generated: {} tokens, {:.0f} tokens/s",
+  log::info("prompt and first token: {} tokens, {:.0f} tokens/s; then {} tokens, {:.0f} tokens/s",
             report.prompt_tokens, report.prompt_tokens_per_s(), report.generated_tokens,
             report.generated_tokens_per_s());
 }

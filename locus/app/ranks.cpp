@@ -53,6 +53,17 @@ std::string choose_backend(const cluster::Launch& launch, const std::string& wan
   return wanted;
 }
 
+// All ranks find the same wrong; one of them says it.
+std::string agreed_backend(const cluster::Launch& launch, const std::string& wanted,
+                           const std::string& device) {
+  try {
+    return choose_backend(launch, wanted, device);
+  } catch (const ConfigError& error) {
+    if (launch.rank == 0) throw;
+    throw comm::PeerError(0, error.exit_code());
+  }
+}
+
 bool has_one_node(const cluster::Launch& launch) {
   return launch.local_world_size == launch.world_size;
 }
@@ -158,7 +169,10 @@ std::shared_ptr<comm::Watchdog> make_watchdog(const cluster::Launch& launch,
                                   .host = host,
                                   .timeout_s = timeout_s,
                                   .start = launch.restarts};
-  settings.tell = [](const std::string& message) { print_error("error", message); };
+  settings.tell = [](const std::string& message) {
+    print_error("error", message);
+    log::write_to_file(log::Level::kError, message);
+  };
   settings.end = [] { ::_exit(CommError("").exit_code()); };
   return std::make_shared<comm::Watchdog>(
       settings, std::vector{first, make_second_store(launch, *first, timeout_s)});
@@ -248,7 +262,7 @@ class StartGuard {
 // The ranks can talk to each other from then on.
 Connection meet(const cluster::Launch& launch, const std::string& host,
                 const comm::CommConfig& config, const std::string& device) {
-  const std::string backend = choose_backend(launch, config.backend, device);
+  const std::string backend = agreed_backend(launch, config.backend, device);
   const StartGuard guard(launch, config.timeout_s);
   try {
     Connection connection = backend == "mpi"

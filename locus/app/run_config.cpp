@@ -386,6 +386,28 @@ void validate_ranks(const RunConfig& config, int64_t world_size) {
   refuse(out.take());
 }
 
+bool makes_shape(const std::string& key) {
+  static const std::set<std::string> keys{"model.hidden_size",
+                                          "model.num_hidden_layers",
+                                          "model.num_attention_heads",
+                                          "model.num_key_value_heads",
+                                          "model.head_dim",
+                                          "model.intermediate_size",
+                                          "model.vocab_size",
+                                          "model.hidden_act",
+                                          "model.norm_type",
+                                          "model.qk_norm",
+                                          "model.tie_word_embeddings",
+                                          "model.position_embedding_type",
+                                          "moe.num_experts",
+                                          "moe.intermediate_size",
+                                          "moe.layer_freq",
+                                          "moe.layers",
+                                          "moe.shared_expert_intermediate_size",
+                                          "moe.shared_expert_gate"};
+  return keys.contains(key);
+}
+
 std::string to_toml(RunConfig& config, bool with_docs) {
   return write_toml(config.fields(/*chosen_only=*/true), with_docs);
 }

@@ -70,6 +70,10 @@ RunConfig load_run_config(const std::string& file, const std::vector<std::string
 RunConfig parse_run_config(const std::string& source, const std::string& text,
                            const std::vector<std::string>& overrides);
 
+// Whether the tensors of a checkpoint follow from this key ("moe.num_experts"): it cannot change
+// when training goes on.
+bool makes_shape(const std::string& key);
+
 // problems() as one ConfigError.
 void validate(const RunConfig& config);
 // Of this many ranks.

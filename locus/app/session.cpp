@@ -54,8 +54,11 @@ std::string tokenizer_path(const data::DataConfig& config) {
         "data.train names no dataset; make one with `locus prepare` and set data.train = "
         "[\"folder\"]");
   }
+  const std::string& first = config.train.front();
+  const bool is_there = fs::exists(first) || fs::exists(first + ".idx");
+  if (!is_there) throw DataError("data.train: {} is not there", first);
   throw ConfigError("data.tokenizer is not set, and {} is not a folder made by `locus prepare`",
-                    config.train.front());
+                    first);
 }
 
 void settle_vocabulary(RunConfig& config, const data::Tokenizer& tokenizer,

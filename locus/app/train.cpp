@@ -276,6 +276,10 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
                          key == "train.global_batch_size" || key == "train.dtype";
     const std::string was = locus::to_toml(before[i].value);
     const std::string is = locus::to_toml(now[i].value);
+    if (was != is && makes_shape(key)) {
+      throw ConfigError("{} cannot change on --resume: it is {} in {}, and {} now", key, was, file,
+                        is);
+    }
     if (matters && key != "data.prefetch" && was != is) {
       log::warning("{} was {} and is {} from this step on", key, was, is);
     }
@@ -482,11 +486,11 @@ void train(const TrainOptions& options, std::ostream& out) {
   const Speed speed = measure(config, options.resume, launch.host, parallel);
   try {
     TrainSession(std::move(config), std::move(tokenizer), options.resume, parallel, speed).run(out);
-  } catch (const Interrupted& end) {  // of all ranks alike
-    if (launch.rank == 0) throw;
-    throw comm::PeerError(0, end.exit_code());
-  } catch (const DivergedError& error) {
-    if (launch.rank == 0) throw;
+  } catch (const Error& error) {
+    log::write_to_file(log::Level::kError, error.what());
+    const bool is_of_all = dynamic_cast<const Interrupted*>(&error) != nullptr ||
+                           dynamic_cast<const DivergedError*>(&error) != nullptr;
+    if (!is_of_all || launch.rank == 0) throw;
     throw comm::PeerError(0, error.exit_code());
   }
 }

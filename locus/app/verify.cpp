@@ -90,6 +90,7 @@ train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& op
             : token_frequency(config.data.train, config.model.vocab_size);
   }
   trace.train = config.train;
+  trace.train.max_steps = options.steps;  // what routers change over a training, they change here
   trace.optimizer = config.optimizer;
   trace.lr = config.lr_schedule.lr;
   trace.num_steps = options.steps;
@@ -116,6 +117,7 @@ void verify(const VerifyOptions& options, std::ostream& out) {
   const auto source = open_source(config, scratch.path(), options.steps);
   source->check_trainable();
   const train::TraceConfig trace = trace_config(config, options);
+  for (const train::LayoutName& layout : layouts) train::check_layout(layout, trace);
   const double tolerance = trace.float64 ? kFloat64Tolerance : kFloat32Tolerance;
 
   log::info("{} steps of {} sequences in {}, tolerance {}", options.steps,

@@ -70,4 +70,11 @@ void write(Level level, std::string_view message) {
   logger().log(to_spdlog(level), spdlog::string_view_t(message.data(), message.size()));
 }
 
+void write_to_file(Level level, std::string_view message) {
+  auto& sinks = logger().sinks();
+  if (sinks.size() < 2) return;
+  sinks.back()->log({"locus", to_spdlog(level), {message.data(), message.size()}});
+  sinks.back()->flush();
+}
+
 }  // namespace locus::log

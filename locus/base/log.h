@@ -23,6 +23,8 @@ void close_file();
 void silence_stderr();
 
 void write(Level level, std::string_view message);
+// Into the file alone, where there is one: what is told on stderr in another way. At any level.
+void write_to_file(Level level, std::string_view message);
 
 template <class... Args>
 void debug(std::string_view pattern, const Args&... args) {

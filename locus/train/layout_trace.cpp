@@ -97,10 +97,8 @@ LayoutName parse_layout(const std::string& text) {
   return layout;
 }
 
-std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig& config,
-                                    const std::shared_ptr<const data::SampleSource>& source) {
+void check_layout(const LayoutName& layout, const TraceConfig& config) {
   const int64_t world_size = layout.world_size();
-  const int64_t micro = config.train.micro_batch_size / world_size;
   if (config.train.micro_batch_size % world_size != 0) {
     throw ConfigError(
         "layout {}: train.micro_batch_size = {} (of all ranks together) is not a multiple of its "
@@ -111,6 +109,18 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     throw ConfigError("layout {}: moe.num_experts = {} is not a multiple of {}", layout.text,
                       config.decoder.moe.num_experts, layout.ep);
   }
+  constexpr int64_t kMostChunks = 64;  // as parallel.exchange.chunks has it
+  if (layout.chunks > kMostChunks) {
+    throw ConfigError("layout {}: chunks{} is more than {}", layout.text, layout.chunks,
+                      kMostChunks);
+  }
+}
+
+std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig& config,
+                                    const std::shared_ptr<const data::SampleSource>& source) {
+  check_layout(layout, config);
+  const int64_t world_size = layout.world_size();
+  const int64_t micro = config.train.micro_batch_size / world_size;
   OptimizerConfig settings = config.optimizer;
   if (!config.float64) settings.adam_eps = std::max(settings.adam_eps, kFloat32Eps);
   std::vector<TraceStep> trace(static_cast<size_t>(config.num_steps));

@@ -59,7 +59,11 @@ struct TraceStep {
   std::map<std::string, at::Tensor> parameters;
 };
 
-// ConfigError where the micro-batch cannot be shared by the ranks of the layout.
+// ConfigError where the layout's ranks cannot share the micro-batch or the experts, or there are
+// too many parts.
+void check_layout(const LayoutName& layout, const TraceConfig& config);
+
+// check_layout(), then the training.
 std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig& config,
                                     const std::shared_ptr<const data::SampleSource>& source);
 

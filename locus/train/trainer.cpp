@@ -315,7 +315,10 @@ void Trainer::note_skipped(const StepResult& result) {
             .set("reason", result.skipped)
             .set("first_sample", first)
             .set("num_samples", batch));
-  if (state_.skipped_in_row < settings_.train.max_skipped_in_row) return;
+  // Nor is it a training where no step at all had one.
+  const bool is_in_vain =
+      state_.step == settings_.train.max_steps && state_.skipped_steps == state_.step;
+  if (state_.skipped_in_row < settings_.train.max_skipped_in_row && !is_in_vain) return;
   write(MetricLine("end", state_.step).set("reason", "diverged"));
   throw DivergedError(
       "{} steps in a row had no update, the last one at step {}: {}; the \"skipped\" lines "

@@ -82,7 +82,6 @@ class LocMoeRouter final : public Router {
       order_E_ = at::argsort(is_local_E_.to(at::kLong), /*stable=*/true, /*dim=*/0,
                              /*descending=*/true);
     }
-    if (options_.locality_loss_coeff > 0 && !is_local_E_.defined()) say_that_all_is_near();
   }
 
   Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
@@ -146,8 +145,11 @@ class LocMoeRouter final : public Router {
 
   // This rank's part of the mean over the ranks.
   void add_locality_loss(const at::Tensor& probability_TE, Routing& routing) const {
-    if (options_.locality_loss_coeff == 0 || !is_local_E_.defined()) return;
-    if (probability_TE.size(0) == 0) return;
+    if (options_.locality_loss_coeff == 0 || probability_TE.size(0) == 0) return;
+    if (!is_local_E_.defined()) {
+      say_that_all_is_near();
+      return;
+    }
     const at::Tensor loss =
         locality_loss(probability_TE, is_local_E_, options_.locality_eps) *
         (options_.locality_loss_coeff / static_cast<double>(context_.pool.num_ranks()));

@@ -63,9 +63,9 @@ struct LocMoePlusOptions {
     v("output_weight", output_weight,
       "weight of an expert's output: chosen (softmax over those that took it) | probability");
     v("rho_end", rho_end,
-      "share of the probability that named it an expert keeps at the end; 1: token choice");
+      "share of what named it that an expert keeps at the end if it can tell all tokens; 1: all");
     v("shift_begin", shift_begin, "share of training from which experts take fewer tokens");
-    v("shift_end", shift_end, "share of training at which rho_end is reached");
+    v("shift_end", shift_end, "share of training from which they take as few as they will");
     v("min_capacity_factor", min_capacity_factor,
       "an expert takes at least ceil(this * tokens / experts) of those that named it");
     v("decay", decay, "share of their old value that running means keep at each micro-batch");
