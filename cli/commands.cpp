@@ -368,8 +368,8 @@ constexpr CommandEntry kCommands[] = {
 )",
      add_report, false},
     {"list", "list routers, presets and other tables",
-     "Lists what can be named in settings: routers, presets, families, experts, optimizers, "
-     "schedules.",
+     "Lists what can be named in settings: routers, exchanges, presets, families, experts, "
+     "optimizers, schedules.",
      R"(Example:
   locus list routers
 )",

@@ -10,7 +10,7 @@ mkdir -p "$folder"
 "$program" config > "$folder/configuration.toml"
 {
   printf '# Tables of variants\n\nWhat `locus list` prints; `make docs` writes this page.\n'
-  for what in routers presets families experts optimizers schedules; do
+  for what in routers exchanges presets families experts optimizers schedules; do
     printf '\n## %s\n\n```\n' "$what"
     "$program" list "$what"
     printf '```\n'
