@@ -76,7 +76,7 @@ def test_one_message_of_what_is_wrong(train, scratch, name, launch):
         (2, {"parallel__expert_model_parallel_size": 3}, "parallel.expert_model_parallel_size = 3", 2),
         (2, {"train__micro_batch_size": 8}, "times the 2 ranks", 2),
         (2, {"comm__emulate__nodes": 3}, "comm.emulate.nodes = 3 does not divide the 2 ranks", 2),
-        (2, {"data__train": [str(scratch / "nothing")]}, str(scratch / "nothing"), 2)]
+        (2, {"data__train": [str(scratch / "nothing")]}, str(scratch / "nothing"), 3)]
     for ranks, settings, message, code in cases:
         done = train(scratch / f"{name}-wrong", 2, ranks, launch, **settings)
         assert done.returncode != 0 and message in done.stderr, (settings, done.stderr[-2000:])
