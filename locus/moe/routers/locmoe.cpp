@@ -63,8 +63,7 @@ void say_that_all_is_near() {
   static std::once_flag said;
   std::call_once(said, [] {
     log::warning(
-        "moe.locmoe.locality_loss_coeff has no effect: the experts of a rank's group are all on "
-        "its "
+        "moe.locmoe.locality_loss_coeff has no effect: the experts of a rank's group are all on its "
         "own node, or all on others");
   });
 }
