@@ -191,6 +191,13 @@ uint64_t draw_key(const RouterContext& context, const TokenContext& tokens,
                      static_cast<uint64_t>(context.layer), name_key(stream)});
 }
 
+void check_top_k(std::vector<std::string>& problems, const RouterConfig& config,
+                 int64_t num_experts) {
+  if (config.top_k >= 1 && config.top_k <= num_experts) return;
+  problems.push_back(format("moe.router.top_k = {}: must be 1 to moe.num_experts = {}",
+                            config.top_k, num_experts));
+}
+
 void check_choice(std::vector<std::string>& problems, std::string_view key, std::string_view value,
                   const std::vector<std::string>& allowed) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;

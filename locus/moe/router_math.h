@@ -83,6 +83,10 @@ uint64_t draw_key(const RouterContext& context, const TokenContext& tokens,
 // Settings that all routers share.
 std::vector<std::string> common_problems(const RouterConfig& config, int64_t num_experts);
 
+// Adds a problem unless a token can have moe.router.top_k experts.
+void check_top_k(std::vector<std::string>& problems, const RouterConfig& config,
+                 int64_t num_experts);
+
 // Adds a problem unless `value` is one of `allowed`; key without its "moe.".
 void check_choice(std::vector<std::string>& problems, std::string_view key, std::string_view value,
                   const std::vector<std::string>& allowed);

@@ -174,10 +174,7 @@ OptionSet hash_options() { return OptionSet::of<HashOptions>(); }
 std::vector<std::string> validate_hash(const RouterConfig& config, int64_t num_experts,
                                        const OptionSet& options) {
   std::vector<std::string> problems = common_problems(config, num_experts);
-  if (config.top_k < 1 || config.top_k > num_experts) {
-    problems.push_back(format("moe.router.top_k = {}: must be 1 to moe.num_experts = {}",
-                              config.top_k, num_experts));
-  }
+  check_top_k(problems, config, num_experts);
   if (config.z_loss_coeff > 0) {
     problems.push_back(format("moe.router.z_loss_coeff = {}: the hash router has no logits; set 0",
                               config.z_loss_coeff));

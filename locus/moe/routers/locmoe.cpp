@@ -63,8 +63,8 @@ void say_that_all_is_near() {
   static std::once_flag said;
   std::call_once(said, [] {
     log::warning(
-        "moe.locmoe.locality_loss_coeff has no effect: the experts of a rank's group are all on its "
-        "own node, or all on others");
+        "moe.locmoe.locality_loss_coeff has no effect: the experts of a rank's group are all on "
+        "its own node, or all on others");
   });
 }
 
@@ -176,10 +176,7 @@ std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num
                                          const OptionSet& option_set) {
   const auto& options = option_set.as<LocMoeOptions>();
   std::vector<std::string> problems = common_problems(config, num_experts);
-  if (config.top_k < 1 || config.top_k > num_experts) {
-    problems.push_back(format("moe.router.top_k = {}: must be 1 to moe.num_experts = {}",
-                              config.top_k, num_experts));
-  }
+  check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe.gate_scale", options.gate_scale, {"unit_variance", "mean"});
   check_choice(problems, "locmoe.output_weight", options.output_weight, {"one", "probability"});
   if (!(options.temperature > 0) || !std::isfinite(options.temperature)) {

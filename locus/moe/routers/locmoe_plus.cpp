@@ -352,10 +352,7 @@ std::vector<std::string> validate_locmoe_plus(const RouterConfig& config, int64_
                                               const OptionSet& option_set) {
   const auto& options = option_set.as<LocMoePlusOptions>();
   std::vector<std::string> problems = common_problems(config, num_experts);
-  if (config.top_k < 1 || config.top_k > num_experts) {
-    problems.push_back(format("moe.router.top_k = {}: must be 1 to moe.num_experts = {}",
-                              config.top_k, num_experts));
-  }
+  check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe_plus.output_weight", options.output_weight,
                {"chosen", "probability"});
   const auto check = [&](std::string_view key, double value, bool is_right, std::string_view rule) {

@@ -208,10 +208,7 @@ std::vector<std::string> validate_top_k(const RouterConfig& config, int64_t num_
                                         const OptionSet& option_set) {
   const auto& options = option_set.as<TopKOptions>();
   std::vector<std::string> problems = common_problems(config, num_experts);
-  if (config.top_k < 1 || config.top_k > num_experts) {
-    problems.push_back(format("moe.router.top_k = {}: must be 1 to moe.num_experts = {}",
-                              config.top_k, num_experts));
-  }
+  check_top_k(problems, config, num_experts);
   check_choice(problems, "top_k.score_function", options.score_function, {"softmax", "sigmoid"});
   check_choice(problems, "top_k.group_score", options.group_score, {"top2", "max"});
   check_groups(options, config.top_k, num_experts, problems);
