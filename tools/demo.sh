@@ -88,7 +88,7 @@ main() {
 
   local cores minutes
   cores=$(nproc)
-  minutes=$((2 + 10 / cores))
+  minutes=$((2 + 18 / cores))
   cat <<TEXT
 Locus demo: a mixture-of-experts language model from raw text to a report on this machine ($cores cores).
   1 set-up    installs what is missing        under a second, or 1 to 6 minutes the first time

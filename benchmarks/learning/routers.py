@@ -11,22 +11,15 @@ docs/routers.md.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
-import dataclasses
-import datetime
-import json
-import os
 import pathlib
 import re
-import shutil
 import statistics
-import subprocess
 import sys
-import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks import bench  # noqa: E402: the tree first
 from benchmarks.learning import chart  # noqa: E402
+from benchmarks.learning.runs import Records, Run, Trainings, options, train_all  # noqa: E402
 
 WORK = bench.ROOT / "runs" / "learning"
 RECORDS = pathlib.Path(__file__).with_name("routers_runs.json")
@@ -46,141 +39,23 @@ SETTINGS = {
 COMMAND = "python3 benchmarks/learning/routers.py"
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    router: str
-    seed: int
-    steps: int
-
-    @property
-    def folder(self) -> pathlib.Path:
-        return WORK / f"routers_{self.steps}" / f"{self.router}-{self.seed}"
-
-    def lines(self, kind: str) -> list[dict]:
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        found = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        return [line for line in found if line["kind"] == kind]
-
-    def is_trained(self) -> bool:
-        return any(line["reason"] == "finished" for line in self.lines("end"))
-
-    def tail_mean(self, key: str) -> float:
-        """Over all layers and the last tenth of the steps."""
-        values = [line[key] for line in self.lines("moe") if line["step"] > self.steps * 0.9]
-        return statistics.mean(values) if values else 0.0
-
-    def record(self, settings: list[str]) -> dict:
-        """What a finished run says."""
-        score = json.loads((self.folder / "eval.json").read_text(encoding="utf-8"))
-        shape = self.lines("run")[0]
-        return {
-            "router": self.router, "seed": self.seed, "steps": self.steps, "settings": settings,
-            "loss": score["loss"],
-            "by_domain": {name: one["loss"] for name, one in sorted(score["by_domain"].items())},
-            "max_over_mean_load": self.tail_mean("load_max_over_mean"),
-            "dropped_share": self.tail_mean("dropped_share"),
-            "parameters": shape["parameters"], "active_parameters": shape["active_parameters"],
-            "wall_s": sum(line["wall_s"] for line in self.lines("end")),
-            "curve": [(line["step"], line["loss"]) for line in self.lines("valid")],
-            "machine": bench.machine(), "date": datetime.date.today().isoformat()}
+def settings(trainings: Trainings, router: str, seed: int, steps: int) -> list[str]:
+    """What makes the model and its training; the width of an expert follows from how many a token
+    has."""
+    values = {"train.seed": seed, "train.max_steps": steps}
+    if router == DENSE:
+        values |= {"moe.num_experts": 0, "model.intermediate_size": ACTIVE_WIDTH}
+    else:
+        values |= {"moe.router.type": router} | SETTINGS.get(router, {})
+        values["moe.intermediate_size"] = ACTIVE_WIDTH // experts_per_token(trainings, values)
+    return options(values)
 
 
-class Records:
-    """Of all finished runs; one counts only for the settings that it was made with."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.all = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else []
-
-    def find(self, run: Run, settings: list[str]) -> dict | None:
-        return next((one for one in self.all if (one["router"], one["seed"], one["steps"]) == (
-            run.router, run.seed, run.steps) and one["settings"] == settings), None)
-
-    def add(self, record: dict) -> None:
-        with self.lock:
-            self.all.append(record)
-            self.all.sort(key=lambda one: (one["steps"], one["router"], one["seed"]))
-            text = ",\n".join(json.dumps(one) for one in self.all)
-            partial = RECORDS.with_suffix(".partial")
-            partial.write_text(f"[\n{text}\n]\n", encoding="utf-8")
-            partial.rename(RECORDS)
-
-
-class Experiment:
-    """The program, the data, and how much of both."""
-
-    def __init__(self, arguments: argparse.Namespace):
-        self.program = str(pathlib.Path(arguments.build).resolve() / "locus")
-        self.threads, self.steps = arguments.threads, arguments.steps
-        self.data = WORK / "domains"
-        self.environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-
-    def call(self, *command: object, log: pathlib.Path | None = None) -> str:
-        done = subprocess.run([self.program, *map(str, command)], env=self.environment,
-                              cwd=bench.ROOT, capture_output=True, text=True)
-        if log:
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(done.stderr)
-        if done.returncode:
-            raise SystemExit(f"locus {' '.join(map(str, command))} ended with {done.returncode}:\n"
-                             f"{done.stderr[-2000:]}")
-        return done.stdout
-
-    def prepare(self, text: pathlib.Path) -> None:
-        if (self.data / "dataset.json").exists():
-            return
-        bench.note(f"preparing {text}")
-        self.call("prepare", "--output", self.data, "--vocab-size", 4096, "--valid-share", 0.02,
-                  "--test-share", 0, text)
-
-    def routers(self) -> list[str]:
-        shown = self.call("list", "routers").splitlines()
-        return [line.split()[0] for line in shown if line.strip()]
-
-    def settings(self, run: Run) -> list[str]:
-        """What makes the model and its training, as `--set` options; the width of an expert follows
-        from how many a token has."""
-        values = {"train.seed": run.seed, "train.max_steps": run.steps}
-        if run.router == DENSE:
-            values |= {"moe.num_experts": 0, "model.intermediate_size": ACTIVE_WIDTH}
-        else:
-            values |= {"moe.router.type": run.router} | SETTINGS.get(run.router, {})
-            values["moe.intermediate_size"] = ACTIVE_WIDTH // self.experts_per_token(values)
-        return options(values)
-
-    def places(self, run: Run) -> list[str]:
-        """What changes no result."""
-        return options({
-            "data.train": [str(self.data)], "train.output_dir": str(run.folder),
-            "train.num_threads": self.threads, "checkpoint.interval": max(run.steps // 4, 1),
-            "checkpoint.keep_last": 1, "eval.interval": max(run.steps // 10, 1),
-            "eval.max_batches": 8})
-
-    def experts_per_token(self, values: dict) -> int:
-        data = options({"data.train": [str(self.data)]})
-        shown = self.call("train", "--config", CONFIG, "--dry-run", *data, *options(values))
-        number = re.search(r"experts, width, per token +\d+, \d+, ([\d.]+)", shown)[1]
-        return round(float(number))
-
-    def finish(self, run: Run) -> dict:
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        log = run.folder.with_suffix(".log")
-        settings = self.settings(run)
-        if not run.is_trained():
-            resume = ["--resume"] if (run.folder / "checkpoints" / "latest").exists() else []
-            if not resume:  # stopped before its first checkpoint
-                shutil.rmtree(run.folder, ignore_errors=True)
-            self.call("train", "--config", CONFIG, *resume, *settings, *self.places(run), log=log)
-        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads",
-                  self.threads, "--output", run.folder / "eval.json", log=log)
-        return run.record(settings)
-
-
-def options(values: dict) -> list[str]:
-    return [word for key, value in values.items()
-            for word in ("--set", f"{key}={json.dumps(value)}")]
+def experts_per_token(trainings: Trainings, values: dict) -> int:
+    data = options({"data.train": [str(trainings.data)]})
+    shown = trainings.call("train", "--config", CONFIG, "--dry-run", *data, *options(values))
+    number = re.search(r"experts, width, per token +\d+, \d+, ([\d.]+)", shown)[1]
+    return round(float(number))
 
 
 def summary(records: list[dict]) -> dict:
@@ -245,22 +120,6 @@ def draw(found: dict[str, dict], steps: int) -> None:
         encoding="utf-8")
 
 
-def train_all(experiment: Experiment, records: Records, runs: list[Run], jobs: int) -> None:
-    waiting = [run for run in runs if records.find(run, experiment.settings(run)) is None]
-    bench.note(f"{len(runs) - len(waiting)} of {len(runs)} runs are done already")
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        started = {pool.submit(experiment.finish, run): run for run in waiting}
-        try:
-            for future in concurrent.futures.as_completed(started):
-                record = future.result()
-                records.add(record)
-                bench.note(f"{record['router']}, seed {record['seed']}: validation loss "
-                           f"{record['loss']:.4f}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
@@ -274,16 +133,18 @@ def main() -> None:
     if not pathlib.Path(arguments.data).exists():
         raise SystemExit(f"skipped: {arguments.data} is not there; name another JSONL file with "
                          "domains by --data")
-    experiment = Experiment(arguments)
-    experiment.prepare(pathlib.Path(arguments.data))
-    names = arguments.routers or [DENSE, *experiment.routers()]
-    runs = {name: [Run(name, seed, arguments.steps) for seed in arguments.seeds] for name in names}
+    trainings = Trainings(arguments.build, CONFIG, WORK / "domains", arguments.threads)
+    trainings.prepare(pathlib.Path(arguments.data))
+    known = [line.split()[0] for line in trainings.call("list", "routers").splitlines() if line.strip()]
+    names, steps = arguments.routers or [DENSE, *known], arguments.steps
+    runs = {name: [Run(name, seed, steps, WORK / f"routers_{steps}" / f"{name}-{seed}",
+                       tuple(settings(trainings, name, seed, steps))) for seed in arguments.seeds]
+            for name in names}
     # Seed by seed, so that a first comparison is there early.
-    records = Records()
-    train_all(experiment, records, [one for seed in zip(*runs.values()) for one in seed],
+    records = Records(RECORDS)
+    train_all(trainings, records, [one for seed in zip(*runs.values()) for one in seed],
               arguments.jobs)
-    found = {name: summary([records.find(run, experiment.settings(run)) for run in several])
-             for name, several in runs.items()}
+    found = {name: summary([records.find(run) for run in several]) for name, several in runs.items()}
     harness = bench.Bench("routers", pathlib.Path(arguments.build), sys.executable)
     bench.write_rows("routers", rows_of(harness, found, arguments.steps))
     draw(found, arguments.steps)

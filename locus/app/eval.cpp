@@ -11,6 +11,7 @@
 #include "locus/app/session.h"
 #include "locus/base/error.h"
 #include "locus/base/file.h"
+#include "locus/base/log.h"
 #include "locus/base/progress.h"
 #include "locus/base/signals.h"
 #include "locus/data/utf8.h"
@@ -93,11 +94,17 @@ class Evaluator {
     what_ = paths.front() + " (" + options.split + ")";
   }
 
-  eval::Evaluation run(bool training_rule) {
+  struct How {
+    bool training_rule = false;
+    bool infer_domains = false;
+  };
+
+  eval::Evaluation run(const How& rule) {
     ProgressBar bar("eval", 0);
     eval::EvaluateOptions how{.batch_size = options_.batch_size,
                               .max_batches = options_.max_batches,
-                              .training_rule = training_rule,
+                              .training_rule = rule.training_rule,
+                              .infer_domains = rule.infer_domains,
                               .progress = {}};
     if (bar.on_terminal()) {
       how.progress = [&bar](int64_t done, int64_t total) {
@@ -110,6 +117,24 @@ class Evaluator {
   }
 
   const std::string& what() const { return what_; }
+
+  // True where the data say of a token which experts it may have.
+  bool names_groups() const {
+    return source_ && eval::routes_by_domain(*loaded_.decoder) &&
+           loaded_.decoder->without_group(source_->domain_names()).size() <
+               source_->domain_names().size();
+  }
+
+  void warn_of_unknown_domains() const {
+    if (!source_) return;
+    std::string names;
+    for (const std::string& name : loaded_.decoder->without_group(source_->domain_names())) {
+      names += (names.empty() ? "" : ", ") + name;
+    }
+    if (names.empty()) return;
+    log::warning("{}: the model has no experts of its own for {}: the text tells which it gets",
+                 what_, names);
+  }
 
  private:
   const EvalOptions& options_;
@@ -142,7 +167,8 @@ void eval(const EvalOptions& options, std::ostream& out) {
   Evaluator evaluator(options, loaded);
   out << format("{} {} on {}\n", loaded.folder.is_checkpoint() ? "checkpoint" : "model",
                 loaded.folder.text(), evaluator.what());
-  const eval::Evaluation result = evaluator.run(/*training_rule=*/false);
+  evaluator.warn_of_unknown_domains();
+  const eval::Evaluation result = evaluator.run({});
   json record = to_json(result);
   record["checkpoint"] = loaded.folder.path.string();
   if (loaded.folder.is_checkpoint()) record["step"] = loaded.folder.step;
@@ -151,11 +177,17 @@ void eval(const EvalOptions& options, std::ostream& out) {
   if (eval::looks_ahead_in_training(*loaded.decoder)) {
     // Training decisions of this router look at later tokens: the causal figure above is the honest
     // one.
-    const eval::Evaluation leaking = evaluator.run(/*training_rule=*/true);
+    const eval::Evaluation leaking = evaluator.run({.training_rule = true});
     record["rule"] = "causal";
     record["batch_rule"] = to_json(leaking);
     out << "the same with the training rule, which looks at later tokens:\n"
         << score_row("all (leaks)", leaking.total);
+  }
+  if (evaluator.names_groups()) {
+    const eval::Evaluation inferred = evaluator.run({.infer_domains = true});
+    record["inferred_domains"] = to_json(inferred);
+    out << "the same with domains told from the text, as in generation:\n"
+        << score_row("all (inferred)", inferred.total);
   }
   if (!options.output.empty())
     write_file_atomic(options.output,

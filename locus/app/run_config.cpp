@@ -11,6 +11,7 @@
 #include "locus/base/file.h"
 #include "locus/base/toml.h"
 #include "locus/model/family.h"
+#include "locus/moe/domain_groups.h"
 #include "locus/moe/exchange.h"
 #include "locus/moe/experts.h"
 #include "locus/moe/router.h"
@@ -108,6 +109,15 @@ void check_model(const model::ModelConfig& m, int64_t sequence_length, Problems&
              sequence_length, m.max_position_embeddings);
 }
 
+std::string routers_by_domain() {
+  std::string names;
+  for (const moe::RouterEntry& entry : moe::router_entries()) {
+    if (!entry.heeds_domain_groups) continue;
+    names += (names.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return names;
+}
+
 void check_moe(const RunConfig& config, Problems& out) {
   const moe::MoeConfig& moe = config.moe;
   out.not_negative("moe.num_experts", static_cast<double>(moe.num_experts));
@@ -132,7 +142,13 @@ void check_moe(const RunConfig& config, Problems& out) {
   if (config.router_options.contains(router.type)) {
     out.append(moe::find_router(router.type)
                    .validate(router, moe.num_experts, config.chosen_router_options()));
+    const bool has_groups = moe.num_domain_groups != 0 || !moe.domain_groups.empty();
+    out.add_if(has_groups && !moe::find_router(router.type).heeds_domain_groups,
+               "moe.router.type = \"{}\" does not route by domain (moe.num_domain_groups, "
+               "moe.domain_groups); {} do",
+               router.type, routers_by_domain());
   }
+  out.append(moe::domain_group_problems(moe));
 }
 
 void check_data(const data::DataConfig& data, Problems& out) {
@@ -400,6 +416,7 @@ bool makes_shape(const std::string& key) {
                                           "model.tie_word_embeddings",
                                           "model.position_embedding_type",
                                           "moe.num_experts",
+                                          "moe.domain_groups",
                                           "moe.intermediate_size",
                                           "moe.layer_freq",
                                           "moe.layers",

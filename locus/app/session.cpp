@@ -5,13 +5,17 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/hash.h"
 #include "locus/base/thread_pool.h"
 #include "locus/data/dataset_info.h"
+#include "locus/data/domain_counts.h"
 #include "locus/data/indexed_dataset.h"
+#include "locus/moe/domain_groups.h"
+#include "locus/moe/router.h"
 
 namespace locus::app {
 namespace {
@@ -172,6 +176,49 @@ model::DecoderConfig decoder_config(const RunConfig& config) {
   out.compute_type = parse_dtype(config.train.dtype);
   out.recompute = config.train.recompute;
   return out;
+}
+
+void settle_domain_groups(RunConfig& config, const data::SampleSource& source) {
+  moe::MoeConfig& moe = config.moe;
+  if (moe.num_experts == 0) return;
+  if (moe.num_domain_groups == 0 && moe.domain_groups.empty()) return;
+  if (source.domain_names().empty()) {
+    throw ConfigError(
+        "moe.{} asks for experts by domain, but the training data tell no domains; `locus prepare` "
+        "writes them, from inputs given as domain=path",
+        moe.domain_groups.empty() ? "num_domain_groups" : "domain_groups");
+  }
+  if (moe.domain_groups.empty()) {
+    moe.domain_groups =
+        moe::deal_domains(data::domain_sizes(source), moe.num_domain_groups, moe.num_experts);
+  }
+  std::set<std::string> named;
+  for (const moe::DomainGroup& group : moe::parse_domain_groups(moe.domain_groups)) {
+    named.insert(group.domain);
+  }
+  for (const std::string& domain : source.domain_names()) {
+    if (named.contains(domain)) continue;
+    throw ConfigError("moe.domain_groups gives no experts to \"{}\", a domain of the training data",
+                      domain);
+  }
+}
+
+void add_data_counts(const RunConfig& config, const data::SampleSource& source,
+                     model::DecoderConfig& shape) {
+  if (config.moe.num_experts == 0) return;
+  if (moe::find_router(config.moe.router.type).needs_token_frequency) {
+    shape.token_frequency =
+        config.data.train.empty()  // random tokens
+            ? std::vector<int64_t>(static_cast<size_t>(config.model.vocab_size), 1)
+            : token_frequency(config.data.train, config.model.vocab_size);
+  }
+  std::vector<std::string> domains;
+  for (const moe::DomainGroup& group : moe::parse_domain_groups(config.moe.domain_groups)) {
+    domains.push_back(group.domain);
+  }
+  if (!domains.empty()) {
+    shape.domain_token_counts = data::token_counts(source, domains, config.model.vocab_size);
+  }
 }
 
 std::shared_ptr<model::Decoder> load_decoder(const ModelFolder& folder, const RunConfig& config) {

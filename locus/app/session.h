@@ -54,6 +54,15 @@ at::ScalarType parse_dtype(const std::string& name);
 // where it is not there.
 at::Device find_device(const std::string& name, const comm::ParallelContext& parallel);
 
+// Deals the domains of the training data out, where moe.num_domain_groups asks for it:
+// moe.domain_groups then says the outcome. ConfigError where a domain of the data has no group, or
+// the data tell no domains. Nothing without groups.
+void settle_domain_groups(RunConfig& config, const data::SampleSource& source);
+
+// Adds what the decoder of a training has to know of its data.
+void add_data_counts(const RunConfig& config, const data::SampleSource& source,
+                     model::DecoderConfig& shape);
+
 // A model out of a run, checkpoint or model folder, ready to evaluate.
 struct LoadedModel {
   RunConfig config;

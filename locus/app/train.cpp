@@ -139,6 +139,7 @@ void TrainSession::prepare() {
   train_data_ =
       open_data(config_.data.train, "train", config_.data.train_weights, config_, *tokenizer_);
   train_data_->check_trainable();
+  settle_domain_groups(config_, *train_data_);
   const std::vector<std::string> valid = split_paths(config_.data, "valid");
   if (!valid.empty()) valid_data_ = open_data(valid, "valid", {}, config_, *tokenizer_);
   if (valid_data_ && valid_data_->num_evaluation_sequences() == 0) valid_data_ = nullptr;
@@ -149,10 +150,7 @@ void TrainSession::prepare() {
   const at::Device device = find_device(config_.train.device, parallel_);
   model::DecoderConfig shape = decoder_config(config_);
   shape.parallel = parallel_;
-  if (config_.moe.num_experts > 0 &&
-      moe::find_router(config_.moe.router.type).needs_token_frequency) {
-    shape.token_frequency = token_frequency(config_.data.train, config_.model.vocab_size);
-  }
+  add_data_counts(config_, *train_data_, shape);
   decoder_ = std::make_shared<model::Decoder>(shape);
   decoder_->to(device);
   optimizer_ =
@@ -337,6 +335,7 @@ train::TrainerSettings TrainSession::settings() {
           .log = config_.log,
           .eval_interval = config_.eval.interval,
           .prefetch = config_.data.prefetch,
+          .place_sequences = config_.parallel.place_sequences,
           .flops_per_token = 3 * model::forward_flops_per_token(config_.model, config_.moe,
                                                                 config_.data.sequence_length),
           .peak_flops = speed_.peak_flops,
@@ -401,6 +400,7 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
       const auto source =
           open_data(config.data.train, "train", config.data.train_weights, config, *tokenizer);
       source->check_trainable();
+      settle_domain_groups(config, *source);
       out << format("training data\n  {:<28}{}\n", "tokens",
                     short_number(static_cast<double>(source->num_tokens())));
     }

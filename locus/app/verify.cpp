@@ -79,16 +79,11 @@ std::shared_ptr<const data::SampleSource> open_source(RunConfig& config, const f
       static_cast<uint64_t>(config.train.seed));
 }
 
-train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& options) {
+train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& options,
+                                const data::SampleSource& source) {
   train::TraceConfig trace;
   trace.decoder = decoder_config(config);
-  if (config.moe.num_experts > 0 &&
-      moe::find_router(config.moe.router.type).needs_token_frequency) {
-    trace.decoder.token_frequency =
-        config.data.train.empty()
-            ? std::vector<int64_t>(static_cast<size_t>(config.model.vocab_size), 1)
-            : token_frequency(config.data.train, config.model.vocab_size);
-  }
+  add_data_counts(config, source, trace.decoder);
   trace.train = config.train;
   trace.train.max_steps = options.steps;  // what routers change over a training, they change here
   trace.optimizer = config.optimizer;
@@ -116,7 +111,8 @@ void verify(const VerifyOptions& options, std::ostream& out) {
   const ScratchFolder scratch;
   const auto source = open_source(config, scratch.path(), options.steps);
   source->check_trainable();
-  const train::TraceConfig trace = trace_config(config, options);
+  settle_domain_groups(config, *source);
+  const train::TraceConfig trace = trace_config(config, options, *source);
   for (const train::LayoutName& layout : layouts) train::check_layout(layout, trace);
   const double tolerance = trace.float64 ? kFloat64Tolerance : kFloat32Tolerance;
 

@@ -29,6 +29,7 @@ struct ParallelConfig {
   std::string ep_placement = "within_node";
   int64_t ranks_per_node = 0;
   bool use_distributed_optimizer = false;
+  bool place_sequences = false;
   ExchangeConfig exchange = {};
 
   template <class V>
@@ -41,6 +42,9 @@ struct ParallelConfig {
       "neighbouring ranks that count as one node; 0: by the names of their hosts");
     v("use_distributed_optimizer", use_distributed_optimizer,
       "each rank keeps the optimiser's state of a part of every parameter (ZeRO-1): less memory");
+    v("place_sequences", place_sequences,
+      "within a global batch, sequences go to the ranks near the experts that their domains use: "
+      "the same model, fewer bytes between nodes");
     v("exchange", exchange, "");
   }
 };

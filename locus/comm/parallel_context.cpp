@@ -100,6 +100,7 @@ ParallelContext make_parallel_context(const ParallelConfig& config,
                       config.ep_placement == "across_nodes"};
   LOCUS_CHECK(context.world_size % layout.expert_parallel_size == 0, "{} ranks, experts over {}",
               context.world_size, layout.expert_parallel_size);
+  context.layout = layout;
   context.ep_size = layout.expert_parallel_size;
   context.ep_rank = layout.ep_rank(context.rank);
   context.use_distributed_optimizer = config.use_distributed_optimizer;

@@ -43,6 +43,7 @@ struct ParallelContext {
   int64_t local_rank = 0;  // place among the ranks of this machine: that of its GPU
   int64_t ep_rank = 0;
   int64_t ep_size = 1;
+  Layout layout;
   cluster::Topology topology{1};
   std::shared_ptr<Transport> transport;  // null: this process is alone
   // Null where this rank would be the only member: callers then do nothing at all.

@@ -20,6 +20,9 @@ struct Batch {
   std::vector<int16_t> domain_ids;    // domain of the token's document; -1 unknown
   // Place of each sequence in the global batch: key of every random draw.
   std::vector<int64_t> global_sequence_index;  // [num_sequences]
+  // True where the sequences that all ranks compute at this moment are not in the order of the
+  // ranks.
+  bool is_placed = false;
 };
 
 }  // namespace locus::data

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,6 +42,12 @@ class SampleSource {
   // The sequences with global numbers `first` .. `first + count` of the endless training stream;
   // these numbers are their global_sequence_index.
   Batch training_batch(int64_t first, int64_t count) const;
+  // The same of sequences anywhere in the stream, in this order.
+  Batch training_batch(const std::vector<int64_t>& numbers) const;
+
+  // Tokens of each domain in the sequences `first` .. `first + count` of the stream, [count]
+  // [domains]; tokens of no domain are not counted. Reads no token.
+  std::vector<std::vector<int64_t>> tokens_by_domain(int64_t first, int64_t count) const;
 
   // Windows of one pass in stored order, unshuffled, without overlap, for evaluation.
   // The last window of each dataset is padded: labels -1 behind its end.
@@ -50,6 +57,7 @@ class SampleSource {
   int64_t num_tokens() const;
   // Union over the datasets, in order of first appearance; domain_ids of batches index it.
   const std::vector<std::string>& domain_names() const;
+  std::vector<std::shared_ptr<const IndexedDataset>> datasets() const;
   int64_t vocab_size() const;  // largest of the datasets' recorded sizes; 0 unknown
 
  private:
@@ -58,11 +66,17 @@ class SampleSource {
 };
 
 // Which of the ranks that share a global batch. The i-th micro-batches of all ranks, in order of
-// ranks, are neighbours in it.
+// ranks, are neighbours in it, unless they are placed.
 struct BatchShare {
   int64_t rank = 0;
   int64_t num_ranks = 1;
 };
+
+// Decides which ranks compute which of the sequences that they compute at one moment: their places
+// in it, in order of ranks, from the tokens of each domain in each of them. For the step after
+// `step` finished ones; called by the loader's thread, and must say the same on all ranks.
+using PlaceSequences = std::function<std::vector<int64_t>(
+    int64_t step, const std::vector<std::vector<int64_t>>& tokens_by_domain)>;
 
 // Prepares the micro-batches of the coming steps in a thread. next() gives step `first_step`, then
 // the following ones, each as a list of micro-batches that together are this rank's share of the
@@ -74,7 +88,7 @@ class PrefetchingLoader {
   // micro_batch_size times the ranks.
   PrefetchingLoader(std::shared_ptr<const SampleSource> source, int64_t global_batch_size,
                     int64_t micro_batch_size, int64_t first_step, int64_t prefetch,
-                    const BatchShare& share = {});
+                    const BatchShare& share = {}, PlaceSequences place = nullptr);
   ~PrefetchingLoader();
   std::vector<Batch> next();
 

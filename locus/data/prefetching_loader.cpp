@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "locus/base/error.h"
 #include "locus/data/loader.h"
@@ -24,7 +26,10 @@ struct PrefetchingLoader::State {
   bool stop = false;
   std::thread thread;
 
+  PlaceSequences place;  // null: they stay as they come
+
   std::vector<Batch> prepare_step();
+  Batch placed_batch(int64_t first, int64_t count) const;
   void run();
 };
 
@@ -34,11 +39,25 @@ std::vector<Batch> PrefetchingLoader::State::prepare_step() {
   const int64_t own = share.rank * micro_batch_size;
   const int64_t stride = share.num_ranks * micro_batch_size;
   for (int64_t offset = own; offset < global_batch_size; offset += stride) {
-    batches.push_back(source->training_batch(begin + offset, micro_batch_size));
+    batches.push_back(place ? placed_batch(begin + offset - own, stride)
+                            : source->training_batch(begin + offset, micro_batch_size));
     for (int64_t& index : batches.back().global_sequence_index) index -= begin;
   }
   step += 1;
   return batches;
+}
+
+// This rank's of the `count` sequences from `first` that the ranks compute together.
+Batch PrefetchingLoader::State::placed_batch(int64_t first, int64_t count) const {
+  const std::vector<int64_t> order = place(step, source->tokens_by_domain(first, count));
+  LOCUS_CHECK(std::ssize(order) == count, "{} places for {} sequences", order.size(), count);
+  std::vector<int64_t> numbers(static_cast<size_t>(micro_batch_size));
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = first + order[static_cast<size_t>(share.rank * micro_batch_size) + i];
+  }
+  Batch batch = source->training_batch(numbers);
+  batch.is_placed = !std::is_sorted(order.begin(), order.end());
+  return batch;
 }
 
 void PrefetchingLoader::State::run() {
@@ -60,7 +79,8 @@ void PrefetchingLoader::State::run() {
 
 PrefetchingLoader::PrefetchingLoader(std::shared_ptr<const SampleSource> source,
                                      int64_t global_batch_size, int64_t micro_batch_size,
-                                     int64_t first_step, int64_t prefetch, const BatchShare& share)
+                                     int64_t first_step, int64_t prefetch, const BatchShare& share,
+                                     PlaceSequences place)
     : state_(std::make_unique<State>()) {
   LOCUS_CHECK(share.rank >= 0 && share.rank < share.num_ranks, "rank {} of {}", share.rank,
               share.num_ranks);
@@ -74,6 +94,7 @@ PrefetchingLoader::PrefetchingLoader(std::shared_ptr<const SampleSource> source,
   state_->global_batch_size = global_batch_size;
   state_->micro_batch_size = micro_batch_size;
   state_->share = share;
+  state_->place = std::move(place);
   state_->prefetch = static_cast<size_t>(prefetch);
   state_->step = first_step;
   if (prefetch > 0) state_->thread = std::thread([state = state_.get()] { state->run(); });

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <span>
 
@@ -80,6 +81,9 @@ struct SampleSource::State {
   void add_source(std::shared_ptr<const IndexedDataset> dataset);
   void set_mixture(std::vector<double> weights);
   int64_t window_start(int32_t source, int64_t sample) const;
+  // Where each sequence of the training stream begins: visit(source, token).
+  template <class Visit>
+  void for_each_window(const std::vector<int64_t>& numbers, const Visit& visit) const;
   void fill_row(const Source& source, int64_t start, int64_t row, Batch& batch) const;
   void fill_document(const Source& source, int64_t start, int64_t document, int64_t begin,
                      int64_t end, int64_t at, Batch& batch) const;
@@ -132,6 +136,22 @@ int64_t SampleSource::State::window_start(int32_t source, int64_t sample) const 
                                         static_cast<uint64_t>(sample % plan.num_windows),
                                         static_cast<uint64_t>(plan.num_windows));
   return static_cast<int64_t>(shift) + static_cast<int64_t>(window) * config.sequence_length;
+}
+
+template <class Visit>
+void SampleSource::State::for_each_window(const std::vector<int64_t>& numbers,
+                                          const Visit& visit) const {
+  std::optional<Mixture::Block> block;
+  int64_t block_number = -1;
+  for (const int64_t number : numbers) {
+    LOCUS_CHECK(number >= 0, "sample {}", number);
+    if (number / kMixtureBlock != block_number) {
+      block_number = number / kMixtureBlock;
+      block = mixture.value().block(block_number);
+    }
+    const Mixture::Sample& sample = (*block)[static_cast<size_t>(number % kMixtureBlock)];
+    visit(sources[static_cast<size_t>(sample.dataset)], window_start(sample.dataset, sample.index));
+  }
 }
 
 void SampleSource::State::fill_row(const Source& source, int64_t start, int64_t row,
@@ -230,19 +250,42 @@ void SampleSource::check_trainable() const {
 
 Batch SampleSource::training_batch(int64_t first, int64_t count) const {
   LOCUS_CHECK(first >= 0 && count >= 0, "samples {} + {}", first, count);
-  Batch batch = make_batch(count, state_->config.sequence_length);
-  std::optional<Mixture::Block> block;
-  for (int64_t row = 0; row < count; ++row) {
-    const int64_t number = first + row;
-    if (!block || number % kMixtureBlock == 0) {
-      block = state_->mixture.value().block(number / kMixtureBlock);
-    }
-    const Mixture::Sample& sample = (*block)[static_cast<size_t>(number % kMixtureBlock)];
-    const State::Source& source = state_->sources[static_cast<size_t>(sample.dataset)];
-    state_->fill_row(source, state_->window_start(sample.dataset, sample.index), row, batch);
-    batch.global_sequence_index[static_cast<size_t>(row)] = number;
-  }
+  std::vector<int64_t> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), first);
+  return training_batch(numbers);
+}
+
+Batch SampleSource::training_batch(const std::vector<int64_t>& numbers) const {
+  Batch batch = make_batch(std::ssize(numbers), state_->config.sequence_length);
+  int64_t row = 0;
+  state_->for_each_window(numbers, [&](const State::Source& source, int64_t start) {
+    state_->fill_row(source, start, row, batch);
+    ++row;
+  });
+  batch.global_sequence_index = numbers;
   return batch;
+}
+
+std::vector<std::vector<int64_t>> SampleSource::tokens_by_domain(int64_t first,
+                                                                 int64_t count) const {
+  std::vector<int64_t> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), first);
+  std::vector<std::vector<int64_t>> tokens;
+  state_->for_each_window(numbers, [&](const State::Source& source, int64_t start) {
+    tokens.emplace_back(state_->domain_names.size());
+    const int64_t end = start + state_->config.sequence_length;
+    int64_t at = start;
+    for (int64_t document = source.dataset->document_at(start); at < end; ++document) {
+      const int64_t stop = std::min(end, source.dataset->document(document).end);
+      const int32_t domain = source.dataset->domain(document);
+      if (domain >= 0) {
+        const auto own = static_cast<size_t>(source.domains[static_cast<size_t>(domain)]);
+        tokens.back()[own] += stop - at;
+      }
+      at = stop;
+    }
+  });
+  return tokens;
 }
 
 int64_t SampleSource::num_evaluation_sequences() const { return state_->num_evaluation; }
@@ -272,6 +315,12 @@ int64_t SampleSource::num_tokens() const {
 }
 
 const std::vector<std::string>& SampleSource::domain_names() const { return state_->domain_names; }
+
+std::vector<std::shared_ptr<const IndexedDataset>> SampleSource::datasets() const {
+  std::vector<std::shared_ptr<const IndexedDataset>> datasets;
+  for (const State::Source& source : state_->sources) datasets.push_back(source.dataset);
+  return datasets;
+}
 
 int64_t SampleSource::vocab_size() const {
   int64_t largest = 0;

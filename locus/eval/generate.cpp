@@ -126,6 +126,9 @@ class Batch {
       layer.key_BGLC = layer.key_BGLC.index_select(0, kept_B);
       layer.value_BGLC = layer.value_BGLC.index_select(0, kept_B);
     }
+    if (cache_.domain_evidence_BLG.defined()) {
+      cache_.domain_evidence_BLG = cache_.domain_evidence_BLG.index_select(0, kept_B);
+    }
     for (size_t b = 0; b < kept.size(); ++b) {
       cache_.lengths[b] = cache_.lengths[static_cast<size_t>(kept[b])];
     }

@@ -42,6 +42,22 @@ class TrainingRule {
   const model::Decoder& model_;
 };
 
+// For as long as it lives: the model reads the domains of batches by these names.
+class DomainNames {
+ public:
+  DomainNames(model::Decoder& model, const std::vector<std::string>& names)
+      : model_(model), before_(model.domain_names()) {
+    model_.set_domain_names(names);
+  }
+  ~DomainNames() { model_.set_domain_names(before_); }
+  DomainNames(const DomainNames&) = delete;
+  DomainNames& operator=(const DomainNames&) = delete;
+
+ private:
+  model::Decoder& model_;
+  const std::vector<std::string> before_;
+};
+
 class Evaluator {
  public:
   Evaluator(model::Decoder& model, const std::vector<int32_t>& bytes_per_token,
@@ -142,6 +158,7 @@ Evaluation evaluate_batches(model::Decoder& model, int64_t count, const BatchAt&
                             const EvaluateOptions& options) {
   const EvalMode eval_mode(model);
   const auto rule = options.training_rule ? std::make_unique<TrainingRule>(model) : nullptr;
+  const DomainNames names(model, options.infer_domains ? std::vector<std::string>() : domain_names);
   Evaluator evaluator(model, bytes_per_token, domain_names);
   const std::vector<int64_t> chosen = chosen_batches(count, options.max_batches);
   // Ranks take turns. All go through equally many batches, since tokens travel between them;
@@ -209,6 +226,10 @@ bool looks_ahead_in_training(const model::Decoder& model) {
   return std::any_of(layers.begin(), layers.end(), [](const auto& numbered) {
     return !numbered.second->router().is_causal_in_training();
   });
+}
+
+bool routes_by_domain(const model::Decoder& model) {
+  return !model.config().moe.domain_groups.empty() && !model.moe_layers().empty();
 }
 
 std::vector<int32_t> bytes_per_token(const data::Tokenizer& tokenizer) {

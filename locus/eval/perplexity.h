@@ -40,11 +40,16 @@ struct EvaluateOptions {
   int64_t max_batches = 0;  // of these, spread evenly over the data, the same at each call; 0: all
   // Routers that look ahead in training do so here, too: a perplexity that no generation can reach.
   bool training_rule = false;
+  // Domains are told from the tokens, as in generation, though the data name them.
+  bool infer_domains = false;
   std::function<void(int64_t done, int64_t total)> progress = {};  // in batches
 };
 
 // True if options.training_rule makes a difference for this model.
 bool looks_ahead_in_training(const model::Decoder& model);
+
+// True if options.infer_domains makes a difference, where the data name domains.
+bool routes_by_domain(const model::Decoder& model);
 
 // Bytes of text by token id; the end-of-document token has none. Exact for tokenizers whose pieces
 // join to the text, as those of `locus prepare` do.

@@ -37,6 +37,7 @@ BatchTensors to_tensors(const data::Batch& batch, at::Device device, int64_t ste
   out.input.document_ids_BS = to_int64(batch.document_ids, shape, device);
   out.input.domain_ids_BS = to_int64(batch.domain_ids, shape, device);
   out.input.sequence_index_B = to_int64(batch.global_sequence_index, {batch.num_sequences}, device);
+  out.input.is_placed = batch.is_placed;
   out.input.step = step;
   out.labels_T = to_int64(batch.labels, {batch.num_sequences * batch.sequence_length}, device);
   return out;

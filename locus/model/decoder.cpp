@@ -8,6 +8,7 @@
 
 #include "locus/base/error.h"
 #include "locus/base/random.h"
+#include "locus/moe/domain_groups.h"
 #include "locus/nn/recompute.h"
 #include "locus/ops/keyed_random.h"
 
@@ -100,7 +101,8 @@ class DecoderLayer : public torch::nn::Module {
                                        .token_frequency = config.token_frequency,
                                        .pool = moe::TokenPool(config.parallel.world),
                                        .node_of_expert = node_of_expert(config),
-                                       .node = own_node(config.parallel)};
+                                       .node = own_node(config.parallel),
+                                       .allowed_GE = moe::allowed_experts(config.moe)};
       moe_ = register_module(
           "moe", std::make_shared<moe::MoeLayer>(config.moe, context, config.router_options,
                                                  activation, model_.mlp_bias, config.parallel));
@@ -188,7 +190,55 @@ Decoder::Decoder(const DecoderConfig& config) : config_(config) {
   if (!model.tie_word_embeddings) {
     lm_head_ = register_parameter("lm_head", at::empty({model.vocab_size, model.hidden_size}));
   }
+  for (moe::DomainGroup& group : moe::parse_domain_groups(config_.moe.domain_groups)) {
+    group_domains_.push_back(std::move(group.domain));
+  }
+  if (!group_domains_.empty() && !moe_layers_.empty()) {
+    domain_model_ = register_module(
+        "domain_model",
+        std::make_shared<DomainModel>(std::ssize(group_domains_), model.vocab_size));
+    if (!config_.domain_token_counts.empty()) domain_model_->fit(config_.domain_token_counts);
+  }
+  set_domain_names({});
   initialize();
+}
+
+void Decoder::set_domain_names(const std::vector<std::string>& names) {
+  domain_names_ = names;
+  std::vector<int64_t> group;
+  for (const std::string& name : names) {
+    const auto found = std::find(group_domains_.begin(), group_domains_.end(), name);
+    group.push_back(found == group_domains_.end() ? -1 : found - group_domains_.begin());
+  }
+  group.push_back(-1);
+  group_of_name_ = at::tensor(group, at::kLong);
+}
+
+std::vector<std::string> Decoder::without_group(const std::vector<std::string>& names) const {
+  std::vector<std::string> missing;
+  for (const std::string& name : names) {
+    const auto found = std::find(group_domains_.begin(), group_domains_.end(), name);
+    if (domain_model_ && found == group_domains_.end()) missing.push_back(name);
+  }
+  return missing;
+}
+
+// int64 [T].
+at::Tensor Decoder::domain_groups(const DecoderInput& input) const {
+  if (!domain_model_) return {};
+  const at::Tensor& ids_BS = input.input_ids_BS;
+  if (!input.domain_ids_BS.defined() || domain_names_.empty()) {
+    return domain_model_->infer(ids_BS).flatten();
+  }
+  const int64_t unknown = group_of_name_.numel() - 1;
+  const at::Tensor& domain_BS = input.domain_ids_BS;
+  const at::Tensor name_BS =
+      domain_BS.masked_fill(domain_BS.lt(0).logical_or(domain_BS.gt(unknown)), unknown);
+  const at::Tensor group_BS =
+      group_of_name_.to(ids_BS.device()).index_select(0, name_BS.flatten()).view_as(domain_BS);
+  const at::Tensor is_known_BS = group_BS.ge(0);
+  if (is_known_BS.all().item<bool>()) return group_BS.flatten();
+  return at::where(is_known_BS, group_BS, domain_model_->infer(ids_BS)).flatten();
 }
 
 // Each parameter by a generator of its own, keyed by its name (and expert): the same start under
@@ -245,6 +295,8 @@ DecoderOutput Decoder::forward(const DecoderInput& input) {
   tokens.id_T = input.input_ids_BS.flatten();
   tokens.domain_T = input.domain_ids_BS.defined() ? input.domain_ids_BS.flatten()
                                                   : at::full({batch * length}, -1, integers);
+  tokens.group_T = domain_groups(input);
+  tokens.is_placed = input.is_placed;
   tokens.global_index_T =
       (sequence_B.unsqueeze(1) * length + at::arange(length, integers)).flatten();
   tokens.num_sequences = batch;
@@ -271,6 +323,7 @@ DecoderCache Decoder::make_cache(int64_t batch_size, int64_t capacity) const {
   DecoderCache cache;
   cache.capacity = capacity;
   cache.lengths.assign(static_cast<size_t>(batch_size), 0);
+  if (domain_model_) cache.domain_evidence_BLG = domain_model_->no_evidence(batch_size, capacity);
   const at::ScalarType type =
       embed_tokens_.scalar_type() == at::kDouble ? at::kDouble : config_.compute_type;
   const std::vector<int64_t> shape{batch_size, config_.model.kv_heads(), capacity,
@@ -299,6 +352,10 @@ at::Tensor Decoder::forward_cached(const at::Tensor& input_ids_BS, DecoderCache&
   moe::TokenContext tokens;
   tokens.id_T = input_ids_BS.flatten();
   tokens.domain_T = at::full_like(tokens.id_T, -1);
+  if (domain_model_) {
+    tokens.group_T =
+        domain_model_->infer(input_ids_BS, start_B, cache.domain_evidence_BLG).flatten();
+  }
   tokens.global_index_T = at::arange(tokens.id_T.numel(), integers);
   tokens.num_sequences = input_ids_BS.size(0);
 

@@ -13,6 +13,7 @@
 #include "locus/base/options.h"
 #include "locus/comm/parallel_context.h"
 #include "locus/model/config.h"
+#include "locus/model/domain_model.h"
 #include "locus/moe/config.h"
 #include "locus/moe/moe_layer.h"
 #include "locus/nn/attention.h"
@@ -30,7 +31,9 @@ struct DecoderConfig {
   at::ScalarType compute_type = at::kFloat;  // weights are float32 always; this type computes
   bool recompute = false;                // recompute each layer's activations in the backward pass
   std::vector<int64_t> token_frequency;  // for hash routing; empty: unknown
-  comm::ParallelContext parallel;        // of the experts, this rank holds its part
+  // Tokens of each domain of moe.domain_groups, [G][V]; empty: come with the weights.
+  std::vector<std::vector<int64_t>> domain_token_counts;
+  comm::ParallelContext parallel;  // of the experts, this rank holds its part
 };
 
 // Number in its layer of the first expert that this rank holds.
@@ -43,8 +46,9 @@ struct DecoderInput {
   at::Tensor input_ids_BS;  // int64, as all below
   at::Tensor position_ids_BS;
   at::Tensor document_ids_BS;   // undefined: each row is one document
-  at::Tensor domain_ids_BS;     // undefined: unknown
+  at::Tensor domain_ids_BS;     // places in the names of set_domain_names(); undefined: unknown
   at::Tensor sequence_index_B;  // place of each row in the global batch; undefined: 0, 1, ...
+  bool is_placed = false;       // see TokenContext
   int64_t step = 0;
 };
 
@@ -58,6 +62,7 @@ struct DecoderCache {
   std::vector<nn::KvCache> layers;
   std::vector<int64_t> lengths;
   int64_t capacity = 0;
+  at::Tensor domain_evidence_BLG;  // see model/domain_model.h; undefined without domain groups
 };
 
 class DecoderLayer;
@@ -74,6 +79,14 @@ class Decoder : public torch::nn::Module {
                             const std::vector<int64_t>& num_new);
   DecoderCache make_cache(int64_t batch_size, int64_t capacity) const;
 
+  // The names behind DecoderInput::domain_ids_BS from now on. With moe.domain_groups, a token whose
+  // domain has no group there, or no name, goes where its text says it belongs (domain_model.h).
+  // At first there are no names.
+  void set_domain_names(const std::vector<std::string>& names);
+  const std::vector<std::string>& domain_names() const { return domain_names_; }
+  // Of these names, those that have no group; none where there are no groups at all.
+  std::vector<std::string> without_group(const std::vector<std::string>& names) const;
+
   // [V, D]: rows give logits from hidden states.
   const at::Tensor& output_weight() const { return lm_head_.defined() ? lm_head_ : embed_tokens_; }
 
@@ -85,6 +98,7 @@ class Decoder : public torch::nn::Module {
 
  private:
   at::Tensor embed(const DecoderInput& input, const at::Tensor& global_index_T);
+  at::Tensor domain_groups(const DecoderInput& input) const;
   void initialize();
 
   DecoderConfig config_;
@@ -92,6 +106,10 @@ class Decoder : public torch::nn::Module {
   std::vector<std::shared_ptr<DecoderLayer>> layers_;
   std::shared_ptr<nn::Norm> norm_;
   std::vector<std::pair<int64_t, std::shared_ptr<moe::MoeLayer>>> moe_layers_;
+  std::vector<std::string> group_domains_;     // that own a group, in the order of the groups
+  std::shared_ptr<DomainModel> domain_model_;  // null: no groups
+  std::vector<std::string> domain_names_;
+  at::Tensor group_of_name_;  // int64 [names + 1]; -1: none, as the last one, of unknown domains
 };
 
 }  // namespace locus::model

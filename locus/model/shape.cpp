@@ -130,6 +130,7 @@ Shape canonical(const Shape& shape) {
   } else if (!has_dense_layer(shape.model, shape.moe)) {
     out.model.intermediate_size = ModelConfig().intermediate_size;
   }
+  if (!out.moe.domain_groups.empty()) out.moe.num_domain_groups = 0;  // they have been dealt
   if (!dense) settle_weights(out);
   return out;
 }

@@ -124,12 +124,13 @@ class Finder {
     }
   }
 
-  // What routers keep beside their gate goes under our own names.
+  // What routers keep beside their gate, and the table of domains, go under our own names.
   void add_buffers(std::vector<PlannedTensor>& out) {
     for (const io::TensorView* view : folder_.tensors()) {
       if (used_.contains(view->name) || is_constant(view->name)) continue;
-      const bool ours =
-          view->name.starts_with("layers.") && view->name.find(".moe.router.") != std::string::npos;
+      const bool ours = view->name.starts_with("domain_model.") ||
+                        (view->name.starts_with("layers.") &&
+                         view->name.find(".moe.router.") != std::string::npos);
       if (!ours) {
         throw DataError("{}: tensor {} is not part of this model's shape", where_,
                         io::shown(view->name));

@@ -39,6 +39,8 @@ struct MoeConfig {
   int64_t shared_expert_intermediate_size = 0;
   bool shared_expert_gate = false;
   std::string experts = "grouped";
+  int64_t num_domain_groups = 0;
+  std::vector<std::string> domain_groups;
   RouterConfig router;
 
   template <class V>
@@ -52,6 +54,11 @@ struct MoeConfig {
     v("shared_expert_gate", shared_expert_gate,
       "scale the shared expert by a learned sigmoid gate");
     v("experts", experts, "expert kernel; see `locus list experts`");
+    v("num_domain_groups", num_domain_groups,
+      "shares the training data's domains out over so many equal groups of experts: a token's "
+      "experts come from its domain's group; 0: domain_groups says it");
+    v("domain_groups", domain_groups,
+      "experts of each domain, as [\"python = 0-3\", \"manuals = 4-7\"]; empty: any expert");
     v("router", router, "");
   }
 };

@@ -34,6 +34,15 @@ at::Tensor PooledGate::affinities(const at::Tensor& x_TD) const {
   return value_TE / length_T1.masked_fill(length_T1.eq(0), 1.0);
 }
 
+at::Tensor within_domain_group(const at::Tensor& score_TE, const RouterContext& context,
+                               const TokenContext& tokens) {
+  if (!context.allowed_GE.defined()) return score_TE;
+  LOCUS_CHECK(tokens.group_T.defined(), "tokens without a domain's group");
+  const at::Tensor allowed_TE =
+      context.allowed_GE.to(score_TE.device()).index_select(0, tokens.group_T);
+  return score_TE.masked_fill(allowed_TE.logical_not(), -std::numeric_limits<double>::infinity());
+}
+
 at::Tensor local_experts(const RouterContext& context) {
   const std::vector<int64_t>& node_of_expert = context.node_of_expert;
   const auto near = std::count(node_of_expert.begin(), node_of_expert.end(), context.node);

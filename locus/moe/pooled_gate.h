@@ -35,6 +35,11 @@ class PooledGate {
   at::Tensor scale_E_;
 };
 
+// Scores of experts that a token's domain does not own become minus infinity: no probability, never
+// chosen. As they are where there are no groups.
+at::Tensor within_domain_group(const at::Tensor& score_TE, const RouterContext& context,
+                               const TokenContext& tokens);
+
 // bool [E]: the experts of this rank's node. Undefined where that is all of them, or none: then
 // locality has nothing to offer.
 at::Tensor local_experts(const RouterContext& context);

@@ -34,21 +34,21 @@ double ceiling_experts(const RouterConfig& config) {
 // The table is help text, error text, docs and test list.
 constexpr RouterEntry kRouters[] = {
     {"top_k", "k best experts; OLMoE, Mixtral, Qwen3 and DeepSeek-V3 by its options",
-     make_top_k_router, top_k_options, validate_top_k, top_k_experts, true, false},
+     make_top_k_router, top_k_options, validate_top_k, top_k_experts, true, false, false},
     {"switch", "top-1 with jitter, output times its probability (Fedus et al., 2021)",
-     make_switch_router, switch_options, validate_switch, one_expert, true, false},
+     make_switch_router, switch_options, validate_switch, one_expert, true, false, false},
     {"gshard", "top-2 with a random second expert (Lepikhin et al., 2020)", make_gshard_router,
-     gshard_options, validate_gshard, two_experts, true, false},
+     gshard_options, validate_gshard, two_experts, true, false, false},
     {"hash", "fixed experts by token id, nothing learned (Roller et al., 2021)", make_hash_router,
-     hash_options, validate_hash, top_k_experts, false, true},
+     hash_options, validate_hash, top_k_experts, false, true, false},
     {"expert_choice", "experts choose their tokens, perfect balance (Zhou et al., 2022)",
      make_expert_choice_router, expert_choice_options, validate_expert_choice, capacity_experts,
-     true, false},
+     true, false, false},
     {"locmoe", "pooled gate without weights, tokens stay near (Li et al., 2024)",
-     make_locmoe_router, locmoe_options, validate_locmoe, top_k_experts, false, false},
+     make_locmoe_router, locmoe_options, validate_locmoe, top_k_experts, false, false, true},
     {"locmoe_plus", "tokens and experts choose each other, fewer tokens over time (2024)",
      make_locmoe_plus_router, locmoe_plus_options, validate_locmoe_plus, ceiling_experts, false,
-     false},
+     false, true},
 };
 
 std::string join(const std::vector<std::string>& words, std::string_view separator) {

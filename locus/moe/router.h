@@ -54,11 +54,15 @@ struct Routing {
 // device of the hidden states; the T tokens are `num_sequences` rows of equal length, row-major.
 struct TokenContext {
   at::Tensor id_T;            // vocabulary ids: hash routing
-  at::Tensor domain_T;        // domain of the document, -1 unknown: two-level routing
+  at::Tensor domain_T;        // domain of the document, -1 unknown: telemetry
+  at::Tensor group_T;         // row of RouterContext::allowed_GE; undefined without groups
   at::Tensor global_index_T;  // place in the global batch: every random draw is keyed by
                               // (seed, step, layer, this), never by rank or by order
   int64_t num_sequences = 1;
   int64_t step = 0;
+  // True where the tokens of all ranks, in order of ranks, are not in the order of the global
+  // batch.
+  bool is_placed = false;
 };
 
 // What a router is built for.
@@ -74,6 +78,9 @@ struct RouterContext {
   // Node of each expert of this rank's expert-parallel group, and of this rank. Empty: one node.
   std::vector<int64_t> node_of_expert;
   int64_t node = 0;
+  // bool [G, E]: the experts that each domain's tokens may have (moe/domain_groups.h). Undefined:
+  // all.
+  at::Tensor allowed_GE;
 };
 
 class Router : public torch::nn::Module {
@@ -129,6 +136,7 @@ struct RouterEntry {
   double (*experts_per_token)(const RouterConfig&);  // asked for on average: size and FLOPs
   bool has_gate;                                     // a [E, D] gate named "weight"
   bool needs_token_frequency;                        // RouterContext::token_frequency
+  bool heeds_domain_groups;                          // RouterContext::allowed_GE
 };
 
 std::span<const RouterEntry> router_entries();

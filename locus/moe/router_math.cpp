@@ -167,18 +167,29 @@ at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precede
              : generic::within_capacity(expert_N, precedence_N, num_experts, capacity);
 }
 
-at::Tensor within_shared_capacity(const TokenPool& pool, std::string_view drop_policy,
-                                  const Assignment& assignment, const at::Tensor& weight_N,
-                                  int64_t num_experts, int64_t capacity,
-                                  const at::Tensor& choice_N) {
-  const comm::GatheredRows expert = pool.gather(assignment.expert_N);
-  at::Tensor order = precedence(drop_policy, pool.gather(weight_N).all);
+PooledRows pooled_rows(const TokenPool& pool, const TokenContext& tokens,
+                       const at::Tensor& token_N) {
+  return {pool, token_N.size(0),
+          tokens.is_placed ? tokens.global_index_T.index_select(0, token_N) : at::Tensor()};
+}
+
+Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
+                                  const TokenContext& tokens, const Assignment& requested,
+                                  const at::Tensor& weight_N, const at::Tensor& choice_N) {
+  if (config.capacity_factor == 0) return requested;
+  const at::Tensor& requested_TK = requested.requested_TK;
+  const int64_t capacity =
+      expert_capacity(config.capacity_factor, requested_TK.size(0) * context.pool.num_ranks(),
+                      requested_TK.size(1), context.num_experts);
+  PooledRows rows = pooled_rows(context.pool, tokens, requested.token_N);
+  const at::Tensor expert = rows.gather(requested.expert_N);
+  at::Tensor order = precedence(config.drop_policy, rows.gather(weight_N));
   if (choice_N.defined()) {
-    const at::Tensor choice = pool.gather(choice_N).all.index_select(0, order);
+    const at::Tensor choice = rows.gather(choice_N).index_select(0, order);
     order = order.index_select(0, at::argsort(choice, /*stable=*/true));
   }
-  return within_capacity(expert.all, order, num_experts, capacity)
-      .narrow(0, expert.begin, assignment.expert_N.size(0));
+  return keep_where(requested,
+                    rows.own(within_capacity(expert, order, context.num_experts, capacity)));
 }
 
 bool drops_look_ahead(const RouterConfig& config) {

@@ -62,12 +62,16 @@ at::Tensor precedence(std::string_view drop_policy, const at::Tensor& weight_N);
 at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precedence_N,
                            int64_t num_experts, int64_t capacity);
 
-// The same over the tokens of all ranks, for this rank's assignments, by `drop_policy`. Assignments
-// of a lower number in choice_N (if defined) go first.
-at::Tensor within_shared_capacity(const TokenPool& pool, std::string_view drop_policy,
-                                  const Assignment& assignment, const at::Tensor& weight_N,
-                                  int64_t num_experts, int64_t capacity,
-                                  const at::Tensor& choice_N = {});
+// Rows that belong to this rank's tokens token_N, to be pooled with those of the other ranks.
+PooledRows pooled_rows(const TokenPool& pool, const TokenContext& tokens,
+                       const at::Tensor& token_N);
+
+// What is left of the assignments within the capacity of each expert over the tokens of all ranks,
+// by the factor and the drop policy of `config`; a factor of 0 keeps all. requested_TK must be
+// there. Assignments of a lower number in choice_N (if defined) go first.
+Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
+                                  const TokenContext& tokens, const Assignment& requested,
+                                  const at::Tensor& weight_N, const at::Tensor& choice_N = {});
 
 // True where the limit of `config` makes a token's expert depend on later tokens.
 bool drops_look_ahead(const RouterConfig& config);

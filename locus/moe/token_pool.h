@@ -18,13 +18,35 @@ class TokenPool {
 
   int64_t num_ranks() const { return group_ == nullptr ? 1 : group_->size(); }
   at::Tensor sum(const at::Tensor& x) const { return comm::sum_over(group_.get(), x); }
-  // In order of ranks, which is the order of the tokens in the global batch.
+  // In order of ranks.
   comm::GatheredRows gather(const at::Tensor& x_N) const {
     return comm::gather_rows(group_.get(), x_N);
   }
 
  private:
   std::shared_ptr<comm::ProcessGroup> group_;
+};
+
+// Rows that belong to tokens, of all ranks, in the order of the global batch: so ties and positions
+// mean the same whichever ranks compute which sequences. All ranks make one together.
+class PooledRows {
+ public:
+  // global_index_N: places of this rank's rows in the global batch. Undefined: the order of ranks
+  // is the order of the batch.
+  PooledRows(const TokenPool& pool, int64_t num_own, const at::Tensor& global_index_N);
+
+  // Of all ranks; comes before the others.
+  at::Tensor gather(const at::Tensor& x_N);
+  // This rank's rows of what belongs to all.
+  at::Tensor own(const at::Tensor& x_all) const;
+  // From rows of all to rows of this rank; negative or too large: another rank's.
+  at::Tensor number_on_rank(const at::Tensor& row) const;
+
+ private:
+  const TokenPool& pool_;
+  int64_t num_own_;
+  int64_t begin_ = 0;  // of this rank's rows in order of ranks
+  at::Tensor order_;   // rows in order of ranks, sorted by the batch; undefined: they are sorted
 };
 
 }  // namespace locus::moe

@@ -22,6 +22,7 @@
 
 #include "locus/comm/parallel_context.h"
 #include "locus/model/weights.h"
+#include "locus/placement/sequence_placer.h"
 #include "locus/train/config.h"
 #include "locus/train/optimizer.h"
 
@@ -37,8 +38,9 @@ struct TrainerState {
   int64_t tokens = 0;  // trained on so far
   int64_t skipped_steps = 0;
   int64_t skipped_in_row = 0;
-  double loss_mean = 0.0;       // running mean of the loss, for the spike guard
-  int64_t loss_mean_steps = 0;  // steps in it
+  double loss_mean = 0.0;                           // running mean of the loss, for the spike guard
+  int64_t loss_mean_steps = 0;                      // steps in it
+  placement::SequencePlacer::State placement = {};  // of sequences
 };
 
 // A file that travels with the weights: settings, config.json, those of the tokenizer.

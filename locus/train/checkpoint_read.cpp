@@ -126,6 +126,14 @@ TrainerState load_trainer_state(const CheckpointRef& checkpoint) {
     content.at("skipped_in_row").get_to(state.skipped_in_row);
     content.at("loss_mean").get_to(state.loss_mean);
     content.at("loss_mean_steps").get_to(state.loss_mean_steps);
+    if (content.contains("placement")) {  // not in those of older versions
+      const json& placement = content.at("placement");
+      for (const json& version : placement.at("versions")) {
+        state.placement.versions.push_back({version.at("from_step").get<int64_t>(),
+                                            version.at("expert_use").get<placement::ExpertUse>()});
+      }
+      placement.at("counted").get_to(state.placement.counted_MGE);
+    }
     return state;
   } catch (const json::exception& error) {
     throw DataError("{}: {}", path.string(), error.what());

@@ -117,12 +117,17 @@ std::string optimizer_file(const comm::ParallelContext& parallel) {
 }
 
 json to_json(const TrainerState& state) {
+  json versions = json::array();
+  for (const auto& version : state.placement.versions) {
+    versions.push_back({{"from_step", version.from_step}, {"expert_use", version.use_MGE}});
+  }
   return {{"step", state.step},
           {"tokens", state.tokens},
           {"skipped_steps", state.skipped_steps},
           {"skipped_in_row", state.skipped_in_row},
           {"loss_mean", state.loss_mean},
-          {"loss_mean_steps", state.loss_mean_steps}};
+          {"loss_mean_steps", state.loss_mean_steps},
+          {"placement", {{"versions", versions}, {"counted", state.placement.counted_MGE}}}};
 }
 
 // Out of sight in one step, then gone: a half-removed folder never looks committed.

@@ -13,6 +13,7 @@
 #include "locus/comm/thread_ranks.h"
 #include "locus/moe/exchange.h"
 #include "locus/train/checkpoint.h"
+#include "locus/train/placement.h"
 #include "locus/train/train_step.h"
 
 namespace locus::train {
@@ -42,6 +43,8 @@ bool take_option(std::string_view& text, LayoutName& layout) {
   }
   if (word == "zero1") {
     layout.zero1 = true;
+  } else if (word == "placed") {
+    layout.placed = true;
   } else {
     const std::vector<std::string> known = moe::exchange_names();
     if (std::find(known.begin(), known.end(), word) == known.end()) return false;
@@ -75,6 +78,20 @@ void to_float64(model::Decoder& decoder) {
   }
 }
 
+void start_counting(const model::Decoder& decoder, const data::SampleSource& source) {
+  for (const auto& [number, moe] : decoder.moe_layers()) {
+    moe->start_stats(static_cast<int64_t>(source.domain_names().size()));
+  }
+}
+
+std::map<int64_t, DomainExpert> take_counts(const model::Decoder& decoder) {
+  std::map<int64_t, DomainExpert> counts;
+  for (const auto& [number, moe] : decoder.moe_layers()) {
+    counts[number] = moe->take_stats().domain_expert;
+  }
+  return counts;
+}
+
 }  // namespace
 
 LayoutName parse_layout(const std::string& text) {
@@ -90,8 +107,8 @@ LayoutName parse_layout(const std::string& text) {
   }
   if (!is_known || !rest.empty()) {
     throw ConfigError(
-        "\"{}\" is not a layout; 1, ep4, dp2, ep2dp2, ep4:hierarchical, ep4:dedup:chunks2 or "
-        "dp2:zero1, for example",
+        "\"{}\" is not a layout; 1, ep4, dp2, ep2dp2, ep4:hierarchical, ep4:dedup:chunks2, "
+        "dp2:zero1 or ep4:placed, for example",
         text);
   }
   return layout;
@@ -130,7 +147,7 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
   parallel.use_distributed_optimizer = layout.zero1;
   parallel.exchange.type = layout.exchange;
   parallel.exchange.chunks = layout.chunks;
-  if (moe::find_exchange(layout.exchange).needs_nodes) {
+  if (moe::find_exchange(layout.exchange).needs_nodes || layout.placed) {
     parallel.ranks_per_node =
         config.ranks_per_node > 0 ? config.ranks_per_node : std::max<int64_t>(layout.ep / 2, 1);
   }
@@ -140,18 +157,23 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     shape.parallel = context;
     if (config.hooks.shape) config.hooks.shape(shape);
     model::Decoder decoder(shape);
+    decoder.set_domain_names(source->domain_names());
     if (config.float64) to_float64(decoder);
     if (config.hooks.model) config.hooks.model(context, decoder);
     const auto optimizer = make_optimizer(settings, named_parameters(decoder), context);
+    Placement placement(context, /*interval=*/1, /*prefetch=*/0);
     TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
-                                   {.rank = context.rank, .num_ranks = world_size});
+                                   {.rank = context.rank, .num_ranks = world_size},
+                                   layout.placed ? placement.place_sequences() : nullptr);
     TrainerState state;
     for (TraceStep& step : trace) {
       std::vector<data::Batch> batches = loader.next();
       if (config.hooks.batches) config.hooks.batches(context, batches);
+      if (layout.placed) start_counting(decoder, *source);
       const StepResult result = train_step.run(batches, config.lr, state);
       ++state.step;
+      if (layout.placed) placement.update(state.step, take_counts(decoder));
       const std::lock_guard lock(mutex);
       step.loss = result.loss;
       step.aux_loss = result.aux_loss;

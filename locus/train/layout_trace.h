@@ -28,11 +28,12 @@ struct LayoutName {
   bool zero1 = false;  // with a distributed optimiser
   std::string exchange = "flat";
   int64_t chunks = 1;
+  bool placed = false;  // sequences near the experts that they want
   int64_t world_size() const { return ep * dp; }
 };
 
-// "1", "ep4", "dp2", "ep2dp2", "ep4:hierarchical", "ep4:dedup:chunks2", "dp2:zero1". ConfigError
-// that shows the form.
+// "1", "ep4", "dp2", "ep2dp2", "ep4:hierarchical", "ep4:dedup:chunks2", "dp2:zero1", "ep4:placed".
+// ConfigError that shows the form.
 LayoutName parse_layout(const std::string& text);
 
 // Where a test plants a fault, rank by rank: the proof has to find it. Empty: nothing.

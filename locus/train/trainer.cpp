@@ -90,12 +90,15 @@ Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
 
 TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
+  parts_.decoder.set_domain_names(parts_.source->domain_names());
+  start_placement();
   const TrainConfig& config = settings_.train;
   const Clock::time_point begin = Clock::now();
   const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
   data::PrefetchingLoader loader(parts_.source, config.global_batch_size, config.micro_batch_size,
                                  state_.step, settings_.prefetch,
-                                 {.rank = parallel.rank, .num_ranks = parallel.world_size});
+                                 {.rank = parallel.rank, .num_ranks = parallel.world_size},
+                                 placement_ ? placement_->place_sequences() : nullptr);
   ProgressBar bar("train", config.max_steps,
                   parallel.rank == 0 ? ProgressBar::Style::kAuto : ProgressBar::Style::kSilent);
   Interval interval;
@@ -131,6 +134,9 @@ TrainOutcome Trainer::run(TrainerState state) {
     if (state_.step % settings_.log.interval == 0 || last) {
       outcome.loss = interval.loss();
       write_train_line(interval, lr);
+      if (placement_) {
+        for (const MetricLine& line : placement_->take_lines(state_.step)) write(line);
+      }
       interval = Interval();
     }
     const Clock::time_point pause_begin = Clock::now();
@@ -210,6 +216,21 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
   }
 }
 
+void Trainer::start_placement() {
+  if (!settings_.place_sequences) return;
+  const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
+  const std::string useless = parts_.decoder.moe_layers().empty()
+                                  ? "the model has no experts"
+                                  : Placement::why_useless(parallel, parts_.source->domain_names());
+  if (!useless.empty()) {
+    log::info("parallel.place_sequences has nothing to do: {}", useless);
+    return;
+  }
+  placement_ =
+      std::make_unique<Placement>(parallel, settings_.log.domain_interval, settings_.prefetch);
+  placement_->restore(state_.placement);
+}
+
 void Trainer::start_router_stats(int64_t step) {
   if ((step + 1) % settings_.log.router_interval != 0) return;
   const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
@@ -218,6 +239,7 @@ void Trainer::start_router_stats(int64_t step) {
 
 void Trainer::write_router_stats(int64_t step) {
   if (step % settings_.log.router_interval != 0) return;
+  std::map<int64_t, DomainExpert> counts;
   for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
     const moe::RouterStats stats = moe->take_stats();
     const auto tokens = static_cast<double>(std::max<int64_t>(stats.num_tokens, 1));
@@ -241,9 +263,11 @@ void Trainer::write_router_stats(int64_t step) {
         line.set("domain_expert", domain_expert_[layer]);
         domain_expert_.erase(layer);
       }
+      counts[layer] = stats.domain_expert;
     }
     write(line);
   }
+  if (placement_) placement_->update(step, counts);
 }
 
 StepResult Trainer::run_step(const std::vector<data::Batch>& batches, double lr) {
@@ -330,6 +354,7 @@ void Trainer::note_skipped(const StepResult& result) {
 void Trainer::save_checkpoint() {
   const Clock::time_point begin = Clock::now();
   comm::note_phase(parts_.decoder.config().parallel.activity, "checkpoint");
+  if (placement_) state_.placement = placement_->state();
   parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_, settings_.texts);
   write(MetricLine("checkpoint", state_.step)
             .set("path", format("checkpoints/step_{:08}", state_.step))

@@ -16,6 +16,7 @@
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
 #include "locus/train/metrics.h"
+#include "locus/train/placement.h"
 #include "locus/train/train_step.h"
 
 namespace locus::train {
@@ -37,7 +38,8 @@ struct TrainerSettings {
   LogConfig log;
   int64_t eval_interval = 0;  // 0: only at the end
   int64_t prefetch = 4;
-  double flops_per_token = 0;  // of training, for the throughput
+  bool place_sequences = false;  // parallel.place_sequences
+  double flops_per_token = 0;    // of training, for the throughput
   double peak_flops = 0;
   std::vector<TextFile> texts;       // of each checkpoint
   std::filesystem::path trace_file;  // of log.timeline_step; rank 0 writes it
@@ -78,6 +80,7 @@ class Trainer {
   void write_train_line(const Interval& interval, double lr);
   void note_skipped(const StepResult& result);
   void save_checkpoint();
+  void start_placement();
 
   TrainerParts parts_;
   TrainerSettings settings_;
@@ -86,7 +89,8 @@ class Trainer {
   std::function<void(int64_t)> evaluate_;
   // By layer: [domain][expert], summed up until the next line that tells it. One step alone sees
   // few domains.
-  std::map<int64_t, std::vector<std::vector<int64_t>>> domain_expert_;
+  std::map<int64_t, DomainExpert> domain_expert_;
+  std::unique_ptr<Placement> placement_;  // null: sequences stay where they come
 };
 
 }  // namespace locus::train

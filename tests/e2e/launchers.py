@@ -9,7 +9,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def torchrun():
     found = shutil.which("torchrun") or str(ROOT / ".venv" / "bin" / "torchrun")
-    return found if pathlib.Path(found).exists() else None
+    if not pathlib.Path(found).exists():
+        return None
+    # The PyTorch that tools/setup.sh installs lacks the GPU's libraries: Locus links with it, Python cannot load it.
+    works = subprocess.run([found, "--help"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    return found if works else None
 
 
 def mpirun():

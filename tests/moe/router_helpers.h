@@ -36,7 +36,8 @@ inline RouterContext context_of(int64_t num_experts, int64_t hidden_size) {
           .init_std = 0.5,
           .token_frequency = {},
           .pool = {},
-          .node_of_expert = {}};
+          .node_of_expert = {},
+          .allowed_GE = {}};
 }
 
 // A gate whose logits are its input: D = E, weight = identity.

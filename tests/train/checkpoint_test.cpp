@@ -38,7 +38,9 @@ TrainerState state_at(int64_t step) {
           .skipped_steps = 2,
           .skipped_in_row = 1,
           .loss_mean = 1.0 / 3.0,
-          .loss_mean_steps = 9};
+          .loss_mean_steps = 9,
+          .placement = {.versions = {{7, {{{0.5, 2}, {3, 1.0 / 3.0}}}}, {9, {{{1, 2}, {3, 4}}}}},
+                        .counted_MGE = {{{5, 6}, {7, 8}}}}};
 }
 
 void save(CheckpointWriter& writer, Trained& trained, int64_t step) {
@@ -109,6 +111,11 @@ TEST(Checkpoint, BringsBackEveryTensorAndTheTrainersState) {
     EXPECT_EQ(state.skipped_steps, 2);
     EXPECT_EQ(state.skipped_in_row, 1);
     EXPECT_EQ(state.loss_mean, 1.0 / 3.0);
+    ASSERT_EQ(state.placement.versions.size(), 2U);
+    EXPECT_EQ(state.placement.versions[1].from_step, 9);
+    EXPECT_EQ(state.placement.versions[0].use_MGE,
+              (placement::ExpertUse{{{0.5, 2}, {3, 1.0 / 3.0}}}));
+    EXPECT_EQ(state.placement.counted_MGE, (placement::ExpertUse{{{5, 6}, {7, 8}}}));
     EXPECT_EQ(read_file(found.path / "config.toml"), "# settings\n");
     EXPECT_EQ(read_file(found.path / "tokenizer.model"), "tokenizer bytes");
     EXPECT_EQ(read_file(folder.path() / "latest"), "step_00000100\n");

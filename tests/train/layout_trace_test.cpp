@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 
 #include "locus/base/error.h"
 #include "locus/base/toml.h"
+#include "locus/data/domain_counts.h"
 #include "locus/moe/experts.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_folder.h"
@@ -83,6 +85,44 @@ INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
                          testing::Combine(testing::Values("top_k"), testing::Values("ep2dp2"),
                                           testing::Values("sequence", "global_batch")),
                          [](const auto& one) { return std::get<2>(one.param); });
+
+// Sequences change ranks after the first step; domains own experts where the router heeds them.
+class PlacedSequences : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+
+TEST_P(PlacedSequences, TrainTheSameModelWhereverTheyAre) {
+  const auto& [router, drop_policy] = GetParam();
+  const test::TempFolder folder;
+  const auto source = tiny_source(folder);
+  TraceConfig config = hard_config(router);
+  config.decoder.moe.router.drop_policy = drop_policy;
+  config.train.micro_batch_size = 8;
+  config.train.global_batch_size = 16;
+  config.num_steps = config.train.max_steps = 4;
+  if (moe::find_router(router).heeds_domain_groups) {
+    config.decoder.moe.domain_groups = {"left = 0-1", "right = 2-3"};
+    config.decoder.domain_token_counts =
+        data::token_counts(*source, {"left", "right"}, config.decoder.model.vocab_size);
+  }
+  const auto expected = trace_layout(parse_layout("1"), config, source);
+  for (const char* layout : {"ep4:placed", "ep2dp2:placed", "ep4:placed:dedup:chunks2"}) {
+    std::atomic<bool> moved = false;
+    config.hooks.batches = [&](const comm::ParallelContext&, std::vector<data::Batch>& batches) {
+      for (const data::Batch& batch : batches) moved = moved || batch.is_placed;
+    };
+    const TraceDifference difference =
+        compare_traces(expected, trace_layout(parse_layout(layout), config, source), 1e-9);
+    EXPECT_EQ(difference.step, 0) << layout << ": step " << difference.step << ", "
+                                  << difference.what << ": " << difference.relative;
+    EXPECT_TRUE(moved) << layout;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Routers, PlacedSequences,
+                         testing::Combine(testing::ValuesIn(moe::router_names()),
+                                          testing::Values("probs", "position")),
+                         [](const auto& one) {
+                           return std::get<0>(one.param) + "_" + std::get<1>(one.param);
+                         });
 
 // One expert a rank, and tokens that leave some of them without a row.
 TEST(Layouts, AgreeWhereExpertsHaveNoRows) {

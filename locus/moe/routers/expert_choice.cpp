@@ -50,7 +50,7 @@ class ExpertChoiceRouter final : public Router {
     num_updates_ = register_buffer("num_updates", at::zeros({}, at::kLong));
   }
 
-  Routing route(const at::Tensor& x_TD, const TokenContext& /*tokens*/,
+  Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
                 const Assignment* replay) override {
     const at::Tensor logits_TE = gate_logits(x_TD, weight_ED_);
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
@@ -62,7 +62,7 @@ class ExpertChoiceRouter final : public Router {
       const at::NoGradGuard no_grad;
       const bool training_rule = is_training() || evaluate_with_training_rule_;
       routing.assignment =
-          training_rule ? experts_choose(probability_TE) : above_threshold(probability_TE);
+          training_rule ? experts_choose(probability_TE, tokens) : above_threshold(probability_TE);
       if (is_training()) {
         add_requested(requested_E, routing.assignment.expert_N, context_.num_experts);
       }
@@ -90,9 +90,11 @@ class ExpertChoiceRouter final : public Router {
 
  private:
   // Each expert chooses among the tokens of all ranks; a rank keeps its own of the chosen.
-  Assignment experts_choose(const at::Tensor& own_probability_TE) {
-    const comm::GatheredRows gathered = context_.pool.gather(own_probability_TE);
-    const at::Tensor& probability_TE = gathered.all;
+  Assignment experts_choose(const at::Tensor& own_probability_TE, const TokenContext& tokens) {
+    const int64_t num_own = own_probability_TE.size(0);
+    PooledRows rows(context_.pool, num_own,
+                    tokens.is_placed ? tokens.global_index_T : at::Tensor());
+    const at::Tensor probability_TE = rows.gather(own_probability_TE);
     const auto [num_tokens, num_experts] =
         std::pair(probability_TE.size(0), probability_TE.size(1));
     const double factor = config_.capacity_factor > 0 ? config_.capacity_factor : kDefaultFactor;
@@ -106,10 +108,10 @@ class ExpertChoiceRouter final : public Router {
       lowest_admitted_.push_back(score_ET.gather(1, token_EC.slice(1, capacity - 1)).squeeze(1));
     }
     const at::Tensor expert_EC = at::arange(num_experts, indices).unsqueeze(1).expand_as(token_EC);
-    const at::Tensor own_EC = token_EC - gathered.begin;
+    const at::Tensor own_EC = rows.number_on_rank(token_EC);
     const Assignment chosen{own_EC.reshape(-1), expert_EC.reshape(-1), {}, {}};
-    if (num_tokens == own_probability_TE.size(0)) return chosen;
-    const at::Tensor is_own_EC = own_EC.ge(0).logical_and_(own_EC.lt(own_probability_TE.size(0)));
+    if (num_tokens == num_own) return chosen;
+    const at::Tensor is_own_EC = own_EC.ge(0).logical_and_(own_EC.lt(num_own));
     return keep_where(chosen, is_own_EC.reshape(-1));
   }
 

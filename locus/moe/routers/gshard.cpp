@@ -61,7 +61,7 @@ class GShardRouter final : public Router {
       if (is_training()) {
         add_requested(requested_E, wanted.assignment.expert_N, context_.num_experts);
       }
-      routing.assignment = limited(wanted, probability_TE);
+      routing.assignment = limited(wanted, probability_TE, tokens);
     }
     routing.weight_N = combine_weights(probability_TE, routing.assignment);
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
@@ -99,17 +99,12 @@ class GShardRouter final : public Router {
     return {keep_where(both, keep_N), choice_N.masked_select(keep_N)};
   }
 
-  Assignment limited(const Choices& wanted, const at::Tensor& probability_TE) const {
-    if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) {
-      return wanted.assignment;
-    }
-    const int64_t capacity =
-        expert_capacity(config_.capacity_factor, probability_TE.size(0) * context_.pool.num_ranks(),
-                        std::min<int64_t>(2, context_.num_experts), context_.num_experts);
-    return keep_where(wanted.assignment,
-                      within_shared_capacity(context_.pool, config_.drop_policy, wanted.assignment,
-                                             combine_weights(probability_TE, wanted.assignment),
-                                             context_.num_experts, capacity, wanted.choice_N));
+  Assignment limited(const Choices& wanted, const at::Tensor& probability_TE,
+                     const TokenContext& tokens) const {
+    if (!(is_training() || limit_in_evaluation_)) return wanted.assignment;
+    return within_capacity_factor(config_, context_, tokens, wanted.assignment,
+                                  combine_weights(probability_TE, wanted.assignment),
+                                  wanted.choice_N);
   }
 
   at::Tensor combine_weights(const at::Tensor& probability_TE, const Assignment& assignment) const {

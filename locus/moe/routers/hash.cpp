@@ -131,14 +131,11 @@ class HashRouter final : public Router {
   Assignment choose(const TokenContext& tokens) const {
     LOCUS_CHECK(tokens.id_T.defined(), "hash routing needs TokenContext::id_T");
     const Assignment requested = assign(table_KV_.index_select(1, tokens.id_T).t().contiguous());
-    if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
+    if (!(is_training() || limit_in_evaluation_)) return requested;
     // All weights are equal: both drop policies keep the first to come.
-    const int64_t num_tokens = tokens.id_T.size(0) * context_.pool.num_ranks();
-    const int64_t capacity =
-        expert_capacity(config_.capacity_factor, num_tokens, config_.top_k, context_.num_experts);
-    return keep_where(
-        requested, within_shared_capacity(context_.pool, "position", requested, requested.expert_N,
-                                          context_.num_experts, capacity));
+    return within_capacity_factor(
+        config_, context_, tokens, requested,
+        at::zeros({requested.expert_N.size(0)}, requested.expert_N.options().dtype(at::kFloat)));
   }
 
   at::Tensor table_KV_;

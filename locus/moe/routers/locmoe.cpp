@@ -16,8 +16,10 @@
 //   gate then learns from the balance and locality losses alone: it has no weights, so what it
 //   teaches is the layer before.
 // - Over capacity, the lowest gate values are dropped, not the last tokens.
+// - With moe.domain_groups the softmax is over the experts of the token's domain; the gate still
+//   has a group of channels for each of all experts, so that it is the same layer either way.
 // - Not here: the noise eps_i of eq. 4; the lower bound of capacity (theorem 1), which is about one
-//   token at the angles that the paper measures; groups of experts by domain.
+//   token at the angles that the paper measures.
 //
 // T tokens, D hidden size, E experts, K choices, N assignments.
 #include <ATen/ATen.h>
@@ -85,12 +87,12 @@ class LocMoeRouter final : public Router {
 
   Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
                 const Assignment* replay) override {
-    const at::Tensor value_TE = gate_values(x_TD);
+    const at::Tensor value_TE = within_domain_group(gate_values(x_TD), context_, tokens);
     const at::Tensor logits_TE = value_TE / options_.temperature;
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
     Routing routing;
-    routing.assignment = replay ? *replay : choose(value_TE);
+    routing.assignment = replay ? *replay : choose(value_TE, tokens);
     const at::Tensor& requested_TK = routing.assignment.requested_TK;
     routing.num_requested = requested_TK.numel();
     routing.weight_N = combine_weights(probability_TE, routing.assignment);
@@ -114,17 +116,12 @@ class LocMoeRouter final : public Router {
     return options_.relu ? at::relu(value_TE) : value_TE;
   }
 
-  Assignment choose(const at::Tensor& value_TE) const {
+  Assignment choose(const at::Tensor& value_TE, const TokenContext& tokens) const {
     const at::NoGradGuard no_grad;
     const Assignment requested = assign(best_experts(value_TE));
-    if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
-    const int64_t num_tokens = value_TE.size(0) * context_.pool.num_ranks();
-    const int64_t capacity =
-        expert_capacity(config_.capacity_factor, num_tokens, config_.top_k, context_.num_experts);
-    return keep_where(
-        requested,
-        within_shared_capacity(context_.pool, config_.drop_policy, requested,
-                               gather_scores(value_TE, requested), context_.num_experts, capacity));
+    if (!(is_training() || limit_in_evaluation_)) return requested;
+    return within_capacity_factor(config_, context_, tokens, requested,
+                                  gather_scores(value_TE, requested));
   }
 
   // Of equal values the nearer expert wins, where ReLU makes many equal.

@@ -155,7 +155,7 @@ class LocMoePlusRouter final : public Router {
 
   Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
                 const Assignment* replay) override {
-    const at::Tensor affinity_TE = gate_.affinities(x_TD);
+    const at::Tensor affinity_TE = within_domain_group(gate_.affinities(x_TD), context_, tokens);
     const at::Tensor logits_TE = affinity_TE * (deviations() / options_.temperature);
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
@@ -167,7 +167,7 @@ class LocMoePlusRouter final : public Router {
       const at::NoGradGuard no_grad;
       const Assignment named = named_by_tokens(affinity_TE, probability_TE);
       routing.num_requested = named.token_N.numel();
-      routing.assignment = choose(named, affinity_TE.detach(), probability_TE.detach());
+      routing.assignment = choose(named, tokens, affinity_TE.detach(), probability_TE.detach());
     }
     routing.weight_N = combine_weights(logits_TE, probability_TE, routing.assignment);
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
@@ -267,8 +267,8 @@ class LocMoePlusRouter final : public Router {
   }
 
   // What the experts make of it.
-  Assignment choose(const Assignment& named, const at::Tensor& affinity_TE,
-                    const at::Tensor& probability_TE) {
+  Assignment choose(const Assignment& named, const TokenContext& tokens,
+                    const at::Tensor& affinity_TE, const at::Tensor& probability_TE) {
     if (is_training()) add_requested(requested_E, named.expert_N, context_.num_experts);
     const at::Tensor affinity_N = gather_scores(affinity_TE, named).to(at::kDouble);
     if (!is_training() && !evaluate_with_training_rule_) {
@@ -276,13 +276,13 @@ class LocMoePlusRouter final : public Router {
           threshold_.value_E.to(at::kDouble).index_select(0, named.expert_N);
       return keep_where(named, affinity_N.ge(threshold_N));
     }
-    const comm::GatheredRows all =
-        context_.pool.gather(at::stack({named.expert_N.to(at::kDouble), affinity_N,
-                                        gather_scores(probability_TE, named).to(at::kDouble)},
-                                       1));
-    const Candidates candidates{all.all.select(1, 0).to(at::kLong),
-                                all.all.select(1, 1).contiguous(),
-                                all.all.select(1, 2).contiguous()};
+    PooledRows rows = pooled_rows(context_.pool, tokens, named.token_N);
+    const at::Tensor all =
+        rows.gather(at::stack({named.expert_N.to(at::kDouble), affinity_N,
+                               gather_scores(probability_TE, named).to(at::kDouble)},
+                              1));
+    const Candidates candidates{all.select(1, 0).to(at::kLong), all.select(1, 1).contiguous(),
+                                all.select(1, 2).contiguous()};
     const int64_t num_tokens = affinity_TE.size(0) * context_.pool.num_ranks();
     const Taken taken = taken_by_experts(candidates, context_.num_experts, capacity(num_tokens));
     if (is_training()) {
@@ -290,7 +290,7 @@ class LocMoePlusRouter final : public Router {
       observed_.push_back(
           {taken.lowest_E, is_used ? confusion(affinity_TE, named.requested_TK) : at::Tensor()});
     }
-    return keep_where(named, taken.keep_N.narrow(0, all.begin, named.expert_N.numel()));
+    return keep_where(named, rows.own(taken.keep_N));
   }
 
   // By histograms, whose sums over the ranks are the same however the tokens are spread.
@@ -307,8 +307,10 @@ class LocMoePlusRouter final : public Router {
     const auto histogram = [&](const at::Tensor& cell) {
       return at::bincount(cell.reshape(-1), {}, num_experts * kBins).to(at::kDouble);
     };
-    const at::Tensor both =
-        context_.pool.sum(at::stack({histogram(cell_TE.gather(1, first_T1)), histogram(cell_TE)}));
+    // Other domains' tokens do not compete for an expert.
+    const at::Tensor competing_TE = affinity_TE.ne(-std::numeric_limits<double>::infinity());
+    const at::Tensor both = context_.pool.sum(at::stack(
+        {histogram(cell_TE.gather(1, first_T1)), histogram(cell_TE.masked_select(competing_TE))}));
     const at::Tensor discriminative_EB = both[0].view({num_experts, kBins});
     return chance_of_confusion(discriminative_EB,
                                both[1].view({num_experts, kBins}) - discriminative_EB);

@@ -45,7 +45,7 @@ class SwitchRouter final : public Router {
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
     Routing routing;
-    routing.assignment = replay ? *replay : choose(probability_TE);
+    routing.assignment = replay ? *replay : choose(probability_TE, tokens);
     const at::Tensor& requested_T1 = routing.assignment.requested_TK;
     routing.num_requested = requested_T1.numel();
     routing.weight_N = gather_scores(probability_TE, routing.assignment);
@@ -72,17 +72,12 @@ class SwitchRouter final : public Router {
     return x_TD.to(compute_type(x_TD)) * factor_TD;
   }
 
-  Assignment choose(const at::Tensor& probability_TE) const {
+  Assignment choose(const at::Tensor& probability_TE, const TokenContext& tokens) const {
     const at::NoGradGuard no_grad;
     const Assignment requested = assign(top_k(probability_TE, 1));
-    if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
-    const int64_t num_tokens = probability_TE.size(0) * context_.pool.num_ranks();
-    const int64_t capacity =
-        expert_capacity(config_.capacity_factor, num_tokens, 1, context_.num_experts);
-    return keep_where(requested,
-                      within_shared_capacity(context_.pool, config_.drop_policy, requested,
-                                             gather_scores(probability_TE, requested),
-                                             context_.num_experts, capacity));
+    if (!(is_training() || limit_in_evaluation_)) return requested;
+    return within_capacity_factor(config_, context_, tokens, requested,
+                                  gather_scores(probability_TE, requested));
   }
 
   const SwitchOptions options_;

@@ -68,7 +68,7 @@ class TopKRouter final : public Router {
     const at::Tensor score_TE = score(logits_TE);
 
     Routing routing;
-    routing.assignment = replay ? *replay : choose(score_TE);
+    routing.assignment = replay ? *replay : choose(score_TE, tokens);
     const at::Tensor& requested_TK = routing.assignment.requested_TK;
     routing.num_requested = requested_TK.numel();
     routing.weight_N = combine_weights(score_TE, routing.assignment);
@@ -108,20 +108,14 @@ class TopKRouter final : public Router {
     return options_.score_before_topk ? score_TE : at::softmax(logits_TE, 1);
   }
 
-  Assignment choose(const at::Tensor& score_TE) const {
+  Assignment choose(const at::Tensor& score_TE, const TokenContext& tokens) const {
     const at::NoGradGuard no_grad;
     at::Tensor competing_TE = bias_E_.defined() ? score_TE + bias_E_ : score_TE;
     if (options_.num_groups > 1) competing_TE = within_best_groups(competing_TE);
     const Assignment requested = assign(top_k(competing_TE, config_.top_k));
-    if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return requested;
-
-    const int64_t num_tokens = score_TE.size(0) * context_.pool.num_ranks();
-    const int64_t capacity =
-        expert_capacity(config_.capacity_factor, num_tokens, config_.top_k, context_.num_experts);
-    return keep_where(requested,
-                      within_shared_capacity(context_.pool, config_.drop_policy, requested,
-                                             combine_weights(score_TE, requested),
-                                             context_.num_experts, capacity));
+    if (!(is_training() || limit_in_evaluation_)) return requested;
+    return within_capacity_factor(config_, context_, tokens, requested,
+                                  combine_weights(score_TE, requested));
   }
 
   // Scores outside the best groups of a token become minus infinity.

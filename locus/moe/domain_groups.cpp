@@ -1,0 +1,150 @@
+#include "locus/moe/domain_groups.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <charconv>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include "locus/base/error.h"
+
+namespace locus::moe {
+namespace {
+
+constexpr const char* kForm = "\"domain = 0-3\", or \"domain = 0, 2-3\"";
+
+std::string_view trimmed(std::string_view text) {
+  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
+  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
+  return text;
+}
+
+std::optional<int64_t> number_of(std::string_view text) {
+  text = trimmed(text);
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
+// "0-3" or "5"; nothing where it is neither.
+std::optional<std::pair<int64_t, int64_t>> range_of(std::string_view text) {
+  const size_t dash = text.find('-');
+  const auto first = number_of(text.substr(0, dash));
+  const auto last = dash == std::string_view::npos ? first : number_of(text.substr(dash + 1));
+  constexpr int64_t kMostExperts = 1 << 20;
+  if (!first || !last || *last < *first || *last >= kMostExperts) return std::nullopt;
+  return std::pair(*first, *last);
+}
+
+DomainGroup parse_group(const std::string& text) {
+  // A name may hold the sign, numbers do not.
+  const size_t sign = text.rfind('=');
+  DomainGroup group;
+  bool is_right = sign != std::string::npos;
+  if (is_right) {
+    group.domain = trimmed(std::string_view(text).substr(0, sign));
+    std::string_view rest = std::string_view(text).substr(sign + 1);
+    std::set<int64_t> experts;
+    while (is_right) {
+      const size_t comma = rest.find(',');
+      const auto range = range_of(rest.substr(0, comma));
+      is_right = range.has_value();
+      for (int64_t e = range ? range->first : 0; range && e <= range->second; ++e) {
+        experts.insert(e);
+      }
+      if (comma == std::string_view::npos) break;
+      rest.remove_prefix(comma + 1);
+    }
+    group.experts.assign(experts.begin(), experts.end());
+  }
+  if (!is_right || group.domain.empty()) {
+    throw ConfigError("moe.domain_groups holds \"{}\"; write {}", text, kForm);
+  }
+  return group;
+}
+
+}  // namespace
+
+std::vector<DomainGroup> parse_domain_groups(const std::vector<std::string>& texts) {
+  std::vector<DomainGroup> groups;
+  for (const std::string& text : texts) groups.push_back(parse_group(text));
+  return groups;
+}
+
+std::vector<std::string> domain_group_problems(const MoeConfig& config) {
+  std::vector<std::string> problems;
+  const auto add = [&](auto&&... args) { problems.push_back(format(args...)); };
+  const int64_t num_groups = config.num_domain_groups;
+  if (num_groups < 0 || num_groups > config.num_experts ||
+      (num_groups > 0 && config.num_experts % num_groups != 0)) {
+    add("moe.num_domain_groups = {}: must divide moe.num_experts = {}, or be 0", num_groups,
+        config.num_experts);
+  } else if (num_groups > 0 && config.num_experts / num_groups < config.router.top_k) {
+    add("moe.num_domain_groups = {} leaves {} experts to a domain, fewer than moe.router.top_k = "
+        "{}",
+        num_groups, config.num_experts / num_groups, config.router.top_k);
+  }
+  std::vector<DomainGroup> groups;
+  try {
+    groups = parse_domain_groups(config.domain_groups);
+  } catch (const ConfigError& error) {
+    add("{}", error.what());
+    return problems;
+  }
+  std::set<std::string> seen;
+  for (const DomainGroup& group : groups) {
+    if (!seen.insert(group.domain).second) {
+      add("moe.domain_groups names the domain \"{}\" twice", group.domain);
+    }
+    if (group.experts.back() >= config.num_experts) {
+      add("moe.domain_groups gives expert {} to \"{}\"; moe.num_experts = {}, numbers begin at 0",
+          group.experts.back(), group.domain, config.num_experts);
+    }
+    if (std::cmp_less(group.experts.size(), config.router.top_k)) {
+      add("moe.domain_groups gives \"{}\" {} experts, fewer than moe.router.top_k = {}",
+          group.domain, group.experts.size(), config.router.top_k);
+    }
+  }
+  return problems;
+}
+
+std::vector<std::string> deal_domains(const std::vector<std::pair<std::string, int64_t>>& domains,
+                                      int64_t num_groups, int64_t num_experts) {
+  LOCUS_CHECK(num_groups > 0 && num_experts % num_groups == 0, "{} experts in {} groups",
+              num_experts, num_groups);
+  std::vector<size_t> by_size(domains.size());
+  std::iota(by_size.begin(), by_size.end(), size_t{0});
+  std::stable_sort(by_size.begin(), by_size.end(),
+                   [&](size_t a, size_t b) { return domains[a].second > domains[b].second; });
+  std::vector<int64_t> load(static_cast<size_t>(num_groups)), group_of(domains.size());
+  for (const size_t domain : by_size) {
+    const auto least = std::min_element(load.begin(), load.end());
+    *least += domains[domain].second;
+    group_of[domain] = least - load.begin();
+  }
+  const int64_t size = num_experts / num_groups;
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < domains.size(); ++i) {
+    const int64_t first = group_of[i] * size;
+    texts.push_back(format("{} = {}-{}", domains[i].first, first, first + size - 1));
+  }
+  return texts;
+}
+
+at::Tensor allowed_experts(const MoeConfig& config) {
+  if (config.domain_groups.empty()) return {};
+  const std::vector<DomainGroup> groups = parse_domain_groups(config.domain_groups);
+  const at::Tensor allowed_GE =
+      at::zeros({static_cast<int64_t>(groups.size()), config.num_experts}, at::kBool);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    for (const int64_t expert : groups[g].experts) {
+      allowed_GE[static_cast<int64_t>(g)][expert] = true;
+    }
+  }
+  return allowed_GE;
+}
+
+}  // namespace locus::moe
