@@ -33,6 +33,7 @@ constexpr PrepareText kPrepareTexts[] = {
     {"deduplicate", "", kDocuments},
     {"max_document_bytes", "", kDocuments},
     {"max_bytes_per_domain", "", kDocuments},
+    {"num_clusters", "", kDocuments},
     {"valid_share", "", kSplits},
     {"test_share", "", kSplits},
     {"split_seed", "", kSplits},

@@ -122,18 +122,18 @@ class Measurements:
             raise
 
     def train(self, name: str, settings: dict, launcher: list[str] = (), program: str | None = None,
-              config: pathlib.Path = CONFIG) -> Steps:
+              config: pathlib.Path = CONFIG, warmup: int = WARMUP_STEPS) -> Steps:
         """One run of train.max_steps. `settings`: of the configuration, over those of the file."""
         program = program or self.bench.program
         command = [*launcher, *train_command(program, config, settings)]
         key = {"command": command, "config": config.read_text(encoding="utf-8"),
-               "by": digest(pathlib.Path(program).parent)}
+               "by": digest(pathlib.Path(program).parent)} | ({"warmup": warmup} if warmup != WARMUP_STEPS else {})
         output = self.bench.scratch / "run"
 
         def measure() -> dict:
             shutil.rmtree(output, ignore_errors=True)
             run([*command, "--set", f"train.output_dir={json.dumps(str(output))}"])
-            steps = read_steps(output / "metrics.jsonl")
+            steps = read_steps(output / "metrics.jsonl", warmup)
             shutil.rmtree(output)
             return dataclasses.asdict(steps)
 

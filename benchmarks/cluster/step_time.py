@@ -30,15 +30,16 @@ HIDDEN = 0.6
 WIDE = {"moe.intermediate_size": 2048}
 
 
-def find_rate(measure: Callable[[float | None], Steps], tell: Callable[[str], None] = note) -> tuple[float, list]:
-    """Mbit/s at which `measure` waits SHARE of its step, and all (rate, step, waited, share).
+def find_rate(measure: Callable[[float | None], Steps], tell: Callable[[str], None] = note,
+              share: float = SHARE) -> tuple[float, list]:
+    """Mbit/s at which `measure` waits `share` of its step, and all (rate, step, waited, share).
 
     The links add c / rate to what a step takes without a limit, of which some is spent waiting, too
     (for slower ranks): each try says a better c.
     """
     free = measure(None)
     tries = [(None, free.step_s, free.waited_s, free.waited_share)]
-    wanted_s = (SHARE * free.step_s - free.waited_s) / (1 - SHARE)
+    wanted_s = (share * free.step_s - free.waited_s) / (1 - share)
     if wanted_s <= 0:
         raise RuntimeError(f"without any limit the ranks wait {free.waited_share:.1%} of a step for each other: "
                            "is the machine busy?")
@@ -48,13 +49,13 @@ def find_rate(measure: Callable[[float | None], Steps], tell: Callable[[str], No
         found = measure(mbit)
         tries.append((mbit, found.step_s, found.waited_s, found.waited_share))
         tell(f"  at {mbit:.0f} Mbit/s the exchange takes {found.waited_share:.1%} of {found.step_s:.3f} s")
-        if abs(found.waited_share - SHARE) <= TOLERANCE:
+        if abs(found.waited_share - share) <= TOLERANCE:
             break
         # At least: noise must not turn the search around.
         cost = max(found.waited_s - free.waited_s, 0.1 * wanted_s) * mbit
-    best = min(tries[1:], key=lambda one: abs(one[3] - SHARE))
-    if abs(best[3] - SHARE) > WORST:
-        raise RuntimeError(f"no rate found at which flat waits {SHARE:.0%} of a step: {tries}")
+    best = min(tries[1:], key=lambda one: abs(one[3] - share))
+    if abs(best[3] - share) > WORST:
+        raise RuntimeError(f"no rate found at which flat waits {share:.0%} of a step: {tries}")
     return best[0], tries
 
 

@@ -47,7 +47,7 @@ struct Bench {
     const train::CheckpointRef checkpoint = train::list_checkpoints(folder).front();
     const Stopwatch load;
     train::load_model(checkpoint, *decoder);
-    train::load_optimizer(checkpoint, *optimizer);
+    train::load_optimizer(checkpoint, *optimizer, *decoder);
     const double load_s = load.seconds();
     const Stopwatch check;
     train::checkpoint_damage(checkpoint.path, /*checksums=*/true);

@@ -16,11 +16,15 @@ std::string row(std::string_view name, const std::string& value) {
   return format("  {:<28}{}\n", name, value);
 }
 
-std::string moe_layers_text(const RunConfig& config) {
+int64_t num_moe_layers(const RunConfig& config) {
   int64_t count = 0;
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i)
     count += model::is_moe_layer(config.moe, i) ? 1 : 0;
-  return format("{} of {}", count, config.model.num_hidden_layers);
+  return count;
+}
+
+std::string moe_layers_text(const RunConfig& config) {
+  return format("{} of {}", num_moe_layers(config), config.model.num_hidden_layers);
 }
 
 std::string scaled(double value, double base, const std::array<const char*, 5>& units) {
@@ -45,6 +49,33 @@ void share_over_ranks(model::TrainingMemory& memory, const model::ParameterCount
   memory.gradients *= own;
   memory.optimizer *=
       parallel.use_distributed_optimizer ? 1.0 / static_cast<double>(num_ranks) : own;
+}
+
+// What one rank sends in a step. Rows travel to the experts and back, forward and backward; sums of
+// gradients go round a ring.
+std::string describe_traffic(const RunConfig& config, const model::ParameterCount& count,
+                             int64_t num_ranks) {
+  const auto ranks = static_cast<double>(num_ranks);
+  const auto ep = static_cast<double>(config.parallel.expert_model_parallel_size);
+  const auto ring_bytes = [](int64_t parameters, double members) {
+    return 2 * (members - 1) / members * 4 * static_cast<double>(parameters);
+  };
+  const double gradients =
+      ring_bytes(count.total() - count.experts, ranks) + ring_bytes(count.experts, ranks / ep) / ep;
+  std::string out = "sent by each rank in a step (estimate)\n";
+  if (count.experts > 0 && ep > 1) {
+    const std::string& wire = config.parallel.exchange.wire_dtype;
+    const bool is_narrow =
+        wire == "bfloat16" || (wire == "auto" && config.train.dtype == "bfloat16");
+    const double row_bytes = static_cast<double>(config.model.hidden_size) * (is_narrow ? 2 : 4);
+    const double rows =
+        static_cast<double>(config.train.global_batch_size * config.data.sequence_length) / ranks *
+        moe::find_router(config.moe.router.type).experts_per_token(config.moe.router) *
+        static_cast<double>(num_moe_layers(config));
+    out += row("token rows, tokens anywhere", short_bytes(4 * rows * row_bytes * (1 - 1 / ep)));
+  }
+  out += row("sums of gradients", short_bytes(gradients));
+  return out;
 }
 
 }  // namespace
@@ -101,6 +132,7 @@ std::string describe_model(const RunConfig& config, int64_t num_ranks) {
   out += row("activations, logits",
              short_bytes(memory.activations) + ", " + short_bytes(memory.logits));
   out += row("total", short_bytes(memory.total()));
+  if (num_ranks > 1) out += describe_traffic(config, count, num_ranks);
   return out;
 }
 

@@ -7,8 +7,8 @@
 
 namespace locus::app {
 
-// Model, parameters by part, FLOPs per token and estimated memory of each of `num_ranks` ranks by
-// kind. Allocates nothing.
+// Model, parameters by part, FLOPs per token, and of each of `num_ranks` ranks the estimated memory
+// by kind and, of several, the bytes that it sends in a step. Allocates nothing.
 std::string describe_model(const RunConfig& config, int64_t num_ranks = 1);
 
 // "17.8M", "1.30G".

@@ -197,6 +197,22 @@ void check_training(const RunConfig& config, Problems& out) {
   out.one_of("parallel.ep_placement", config.parallel.ep_placement,
              {"within_node", "across_nodes"});
   out.not_negative("parallel.ranks_per_node", static_cast<double>(config.parallel.ranks_per_node));
+  out.not_negative("parallel.place_experts_interval",
+                   static_cast<double>(config.parallel.place_experts_interval));
+  const int64_t counted = std::max<int64_t>(config.log.router_interval, 1);
+  out.add_if(config.parallel.place_experts_interval % counted != 0,
+             "parallel.place_experts_interval = {} is not a multiple of log.router_interval = {}, "
+             "after which tokens are counted",
+             config.parallel.place_experts_interval, config.log.router_interval);
+  out.add_if(config.parallel.place_sequences && config.log.domain_interval % counted != 0,
+             "parallel.place_sequences: log.domain_interval = {} is not a multiple of "
+             "log.router_interval = {}, after which tokens are counted",
+             config.log.domain_interval, config.log.router_interval);
+  out.add_if(
+      config.parallel.place_experts_interval > 0 && config.parallel.use_distributed_optimizer,
+      "parallel.place_experts_interval = {}: experts cannot move while the optimiser's state "
+      "of them is spread (parallel.use_distributed_optimizer)",
+      config.parallel.place_experts_interval);
   std::vector<std::string> exchanges = moe::exchange_names();
   exchanges.insert(exchanges.begin(), "auto");
   out.one_of("parallel.exchange.type", config.parallel.exchange.type, exchanges);

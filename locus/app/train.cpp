@@ -237,10 +237,10 @@ void TrainSession::resume_from(std::optional<int64_t> step) {
 
 void TrainSession::load_checkpoint(const train::CheckpointRef& checkpoint) {
   check_continuation(checkpoint);
-  const model::DecoderConfig& shape = decoder_->config();
-  train::load_model(checkpoint, *decoder_);
-  train::load_optimizer(checkpoint, *optimizer_, model::first_expert(shape), shape.moe.num_experts);
   state_ = train::load_trainer_state(checkpoint);
+  train::restore_places(*decoder_, state_.experts);
+  train::load_model(checkpoint, *decoder_);
+  train::load_optimizer(checkpoint, *optimizer_, *decoder_);
   resumed_step_ = state_.step;
   log::info("continuing from {} (step {})", checkpoint.path.string(), state_.step);
 }
@@ -336,6 +336,7 @@ train::TrainerSettings TrainSession::settings() {
           .eval_interval = config_.eval.interval,
           .prefetch = config_.data.prefetch,
           .place_sequences = config_.parallel.place_sequences,
+          .place_experts_interval = config_.parallel.place_experts_interval,
           .flops_per_token = 3 * model::forward_flops_per_token(config_.model, config_.moe,
                                                                 config_.data.sequence_length),
           .peak_flops = speed_.peak_flops,
@@ -389,7 +390,7 @@ void TrainSession::run(std::ostream& out) {
 
 // Everything that can be checked without building tensors.
 void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
-  find_device(config.train.device, comm::alone());
+  if (num_ranks == 1) find_device(config.train.device, comm::alone());  // others are not here
   const bool knows_data = !config.data.train.empty() || !config.data.tokenizer.empty();
   if (knows_data || config.model.vocab_size == 0) {
     const std::string path = tokenizer_path(config.data);
@@ -408,6 +409,11 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
   out << describe_model(config, num_ranks);
 }
 
+// A dry run alone explains the fewest ranks that the settings are for.
+int64_t described_ranks(const RunConfig& config, const cluster::Launch& launch) {
+  return launch.world_size > 1 ? launch.world_size : config.parallel.expert_model_parallel_size;
+}
+
 constexpr int64_t kPatience_ms = 4000, kTurn_ms = 200;
 
 // Settings that are right for this many ranks. The ranks of a node see the same files and settings,
@@ -416,7 +422,7 @@ RunConfig checked_config(const TrainOptions& options, const cluster::Launch& lau
   try {
     RunConfig config = load_run_config(options.config, options.overrides);
     validate(config);
-    validate_ranks(config, launch.world_size);
+    validate_ranks(config, options.dry_run ? described_ranks(config, launch) : launch.world_size);
     return config;
   } catch (const Error& error) {
     if (launch.local_rank == 0) throw;
@@ -469,7 +475,8 @@ void train(const TrainOptions& options, std::ostream& out) {
   if (launch.rank != 0) log::silence_stderr();
   RunConfig config = checked_config(options, launch);
   if (options.dry_run) {
-    if (launch.rank == 0) dry_run(std::move(config), launch.world_size, out);
+    const int64_t num_ranks = described_ranks(config, launch);
+    if (launch.rank == 0) dry_run(std::move(config), num_ranks, out);
     return;
   }
   warn_of_few_cores(launch, config.train.num_threads);

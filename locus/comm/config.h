@@ -30,6 +30,7 @@ struct ParallelConfig {
   int64_t ranks_per_node = 0;
   bool use_distributed_optimizer = false;
   bool place_sequences = false;
+  int64_t place_experts_interval = 0;
   ExchangeConfig exchange = {};
 
   template <class V>
@@ -45,6 +46,9 @@ struct ParallelConfig {
     v("place_sequences", place_sequences,
       "within a global batch, sequences go to the ranks near the experts that their domains use: "
       "the same model, fewer bytes between nodes");
+    v("place_experts_interval", place_experts_interval,
+      "after so many steps, experts move to the nodes of their tokens, where that saves more bytes "
+      "in as many steps than it costs; 0: they stay");
     v("exchange", exchange, "");
   }
 };

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -101,6 +102,12 @@ class IndexedDataset {
 //     lists the prefix's last part as a split, else it is 0.
 std::shared_ptr<const IndexedDataset> open_split(const std::string& path, const std::string& split);
 
+// Writes <prefix>.domains, in place of one that may be there: names, and the domain of each
+// document
+// (-1: unknown).
+void write_domain_file(const std::string& prefix, const std::vector<std::string>& domain_names,
+                       int64_t num_documents, const std::function<int32_t(int64_t)>& domain_of);
+
 // Writes <prefix>.bin, .idx and .domains; memory does not grow with the number of documents. An
 // unfinished writer removes what it wrote. One thread at a time.
 class IndexedDatasetWriter {
@@ -127,7 +134,6 @@ class IndexedDatasetWriter {
 
  private:
   void write_index(const MappedFile& spool) const;
-  void write_domains(const MappedFile& spool, const std::vector<std::string>& domain_names) const;
 
   std::string prefix_;
   int64_t vocab_size_;

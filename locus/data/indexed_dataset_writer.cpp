@@ -87,7 +87,10 @@ void IndexedDatasetWriter::finish(const std::vector<std::string>& domain_names) 
   const std::string spool_path = prefix_ + ".spool";
   const MappedFile spool(spool_path);
   write_index(spool);
-  write_domains(spool, domain_names);
+  write_domain_file(prefix_, domain_names, num_documents_, [&spool](int64_t document) {
+    const uint16_t domain = spooled_domain(spool, document);
+    return domain == kUnknownDomain ? -1 : int32_t{domain};
+  });
   fs::remove(spool_path);
   finished_ = true;
 }
@@ -109,18 +112,23 @@ void IndexedDatasetWriter::write_index(const MappedFile& spool) const {
   index.close();
 }
 
-void IndexedDatasetWriter::write_domains(const MappedFile& spool,
-                                         const std::vector<std::string>& domain_names) const {
-  FileWriter file(prefix_ + ".domains");
+void write_domain_file(const std::string& prefix, const std::vector<std::string>& domain_names,
+                       int64_t num_documents, const std::function<int32_t(int64_t)>& domain_of) {
+  const std::string path = prefix + ".domains";
+  FileWriter file(path + ".new");  // the old one may be mapped
   file.write(kDomainsMagic);
-  write_number(file, static_cast<uint64_t>(num_documents_));
+  write_number(file, static_cast<uint64_t>(num_documents));
   write_number(file, static_cast<uint32_t>(domain_names.size()));
   for (const std::string& name : domain_names) {
     write_number(file, static_cast<uint32_t>(name.size()));
     file.write(name);
   }
-  for (int64_t i = 0; i < num_documents_; ++i) write_number(file, spooled_domain(spool, i));
+  for (int64_t i = 0; i < num_documents; ++i) {
+    const int32_t domain = domain_of(i);
+    write_number(file, domain < 0 ? kUnknownDomain : static_cast<uint16_t>(domain));
+  }
   file.close();
+  fs::rename(path + ".new", path);
 }
 
 }  // namespace locus::data

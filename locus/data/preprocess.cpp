@@ -1,5 +1,6 @@
 #include "locus/data/preprocess.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "locus/base/log.h"
 #include "locus/base/random.h"
 #include "locus/base/signals.h"
+#include "locus/data/document_clusters.h"
 #include "locus/data/hash_set.h"
 #include "locus/data/indexed_dataset.h"
 #include "locus/data/pending_folder.h"
@@ -59,6 +61,8 @@ void check_numbers(const PrepareConfig& config, std::vector<std::string>* proble
   at_least("tokenizer_sample_bytes", config.tokenizer_sample_bytes, 1 << 10);
   at_least("max_document_bytes", config.max_document_bytes, 1 << 10);
   at_least("max_bytes_per_domain", config.max_bytes_per_domain, 0);
+  at_least("num_clusters", config.num_clusters, 0);
+  at_most("num_clusters", config.num_clusters, 256);
   at_least("num_threads", config.num_threads, 0);
   at_most("num_threads", config.num_threads, 4096);
   share("valid_share", config.valid_share);
@@ -289,6 +293,59 @@ class DatasetBuilder {
   TokenPipeline pipeline_;
 };
 
+// The first tokens of a document; all but its end-of-document token.
+std::vector<int32_t> first_tokens(const IndexedDataset& dataset, int64_t document) {
+  const IndexedDataset::Range range = dataset.document(document);
+  std::vector<int32_t> tokens(
+      static_cast<size_t>(std::clamp<int64_t>(range.size() - 1, 0, DocumentClusters::kMostTokens)));
+  dataset.read(range.begin, tokens);
+  return tokens;
+}
+
+// Fitted to documents of the training split, evenly spread.
+DocumentClusters fit_clusters(const PrepareConfig& config, const IndexedDataset& train) {
+  constexpr int64_t kMostDocuments = 8192;
+  std::vector<std::vector<int32_t>> sample;
+  const int64_t count = std::min(kMostDocuments, train.num_documents());
+  for (int64_t i = 0; i < count; ++i) {
+    sample.push_back(first_tokens(train, i * train.num_documents() / count));
+  }
+  return {sample, config.num_clusters, static_cast<uint64_t>(config.split_seed)};
+}
+
+// Clusters in place of the domains that the documents came with.
+void cluster_documents(const PrepareConfig& config, const fs::path& folder,
+                       const Tokenizer& tokenizer, DatasetInfo& info) {
+  const auto open = [&](const char* split) {
+    return IndexedDataset((folder / split).string(), info.vocab_size, info.eod_id);
+  };
+  const DocumentClusters clusters = fit_clusters(config, open("train"));
+  info.domains.clear();
+  for (int64_t k = 0; k < clusters.num_clusters(); ++k) {
+    info.domains.push_back(format("cluster-{}", k));
+  }
+  for (const char* split : kSplits) {
+    const IndexedDataset dataset = open(split);
+    auto& by_domain = info.splits[split].by_domain;
+    by_domain.clear();
+    const auto cluster_of = [&](int64_t document) {
+      throw_if_interrupted();
+      const int64_t cluster = clusters.cluster_of(first_tokens(dataset, document));
+      const IndexedDataset::Range range = dataset.document(document);
+      std::vector<int32_t> tokens(static_cast<size_t>(range.size()));
+      dataset.read(range.begin, tokens);
+      TextCounts counts{.documents = 1, .tokens = range.size()};
+      for (const int32_t id : tokens) {
+        if (id != info.eod_id) counts.bytes += std::ssize(tokenizer.piece(id));
+      }
+      by_domain[info.domains[static_cast<size_t>(cluster)]] += counts;
+      return static_cast<int32_t>(cluster);
+    };
+    const std::string prefix = (folder / split).string();
+    write_domain_file(prefix, info.domains, dataset.num_documents(), cluster_of);
+  }
+}
+
 void check_splits(const PrepareConfig& config, const DatasetInfo& info) {
   if (info.splits.at("train").total.documents == 0) {
     throw DataError(
@@ -349,6 +406,7 @@ PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) 
     builder.finish();
   }
   check_splits(config, result.info);
+  if (config.num_clusters > 0) cluster_documents(config, folder.path(), *tokenizer, result.info);
   for (const TokenizerFile& file : tokenizer->source_files()) {
     write_file_atomic(folder.path() / file.name, file.content);
   }

@@ -37,6 +37,7 @@ struct PrepareConfig {
   std::vector<std::string> extensions;
   int64_t max_document_bytes = int64_t{64} << 20;
   int64_t max_bytes_per_domain = 0;
+  int64_t num_clusters = 0;
   int64_t num_threads = 0;
 
   template <class V>
@@ -64,6 +65,9 @@ struct PrepareConfig {
     v("max_bytes_per_domain", max_bytes_per_domain,
       "take no more documents of a domain once they hold so many bytes, folders in random order; "
       "0: no limit");
+    v("num_clusters", num_clusters,
+      "domains are so many clusters of documents with like words, whatever the inputs say; 0: the "
+      "domains of the inputs");
     v("num_threads", num_threads, "threads that tokenise; 0: one a core");
   }
 };

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -69,8 +70,24 @@ int64_t own_node(const comm::ParallelContext& parallel) {
 
 }  // namespace
 
-int64_t first_expert(const DecoderConfig& config) {
-  return config.parallel.ep_rank * (config.moe.num_experts / config.parallel.ep_size);
+moe::MoeLayer& Decoder::moe_layer(int64_t number) const {
+  const auto found = std::find_if(moe_layers_.begin(), moe_layers_.end(),
+                                  [number](const auto& entry) { return entry.first == number; });
+  LOCUS_CHECK(found != moe_layers_.end(), "layer {} has no experts", number);
+  return *found->second;
+}
+
+std::vector<int64_t> Decoder::held_experts(std::string_view name) const {
+  constexpr std::string_view kLayers = "layers.";
+  const size_t begin = name.find(kLayers);
+  int64_t number = -1;
+  if (begin != std::string_view::npos) {
+    std::from_chars(name.data() + begin + kLayers.size(), name.data() + name.size(), number);
+  }
+  for (const auto& [layer, moe] : moe_layers_) {
+    if (layer == number) return moe->held_experts();
+  }
+  return {};
 }
 
 bool is_moe_layer(const moe::MoeConfig& config, int64_t index) {
@@ -262,7 +279,7 @@ void Decoder::initialize() {
     } else {
       const bool residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj");
       const bool by_expert = name.find(".experts.") != std::string::npos;
-      const int64_t first = by_expert ? first_expert(config_) : 0;
+      const int64_t first = by_expert ? held_experts(name).front() : 0;  // neighbours at first
       for (int64_t e = 0; e < (by_expert ? parameter.size(0) : 1); ++e) {
         ops::keyed_normal_(by_expert ? parameter[e] : parameter, residual ? residual_std : std,
                            key + static_cast<uint64_t>(first + e));

@@ -36,9 +36,6 @@ struct DecoderConfig {
   comm::ParallelContext parallel;  // of the experts, this rank holds its part
 };
 
-// Number in its layer of the first expert that this rank holds.
-int64_t first_expert(const DecoderConfig& config);
-
 // True where layer `index` (from 0) has experts.
 bool is_moe_layer(const moe::MoeConfig& config, int64_t index);
 
@@ -91,6 +88,13 @@ class Decoder : public torch::nn::Module {
   const at::Tensor& output_weight() const { return lm_head_.defined() ? lm_head_ : embed_tokens_; }
 
   const DecoderConfig& config() const { return config_; }
+  // The numbers of the experts that this rank holds of the layer in whose parameter's name, or that
+  // of its state, this is: "layers.3." anywhere in it. Empty where there is no such layer.
+  std::vector<int64_t> held_experts(std::string_view name) const;
+
+  // That of this number, which must have experts.
+  moe::MoeLayer& moe_layer(int64_t number) const;
+
   // The MoE layers with their layer numbers, in order.
   const std::vector<std::pair<int64_t, std::shared_ptr<moe::MoeLayer>>>& moe_layers() const {
     return moe_layers_;

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -17,27 +19,22 @@
 namespace locus::model {
 namespace {
 
-// The experts of a layer that are on this rank.
-struct ExpertRange {
-  int64_t begin, end;
-
-  explicit ExpertRange(const DecoderConfig& config) {
-    begin = first_expert(config);
-    end = begin + config.moe.num_experts / config.parallel.ep_size;
-  }
-  bool holds(const TensorSlice& slice) const {
-    return slice.expert < 0 || (slice.expert >= begin && slice.expert < end);
-  }
-};
+// Where the expert of a slice is among those of its layer on this rank; nothing: on another one. 0
+// for what is no expert's.
+std::optional<int64_t> place_of(const Decoder& decoder, const TensorSlice& slice) {
+  if (slice.expert < 0) return 0;
+  const std::vector<int64_t> held = decoder.held_experts(slice.parameter);
+  const auto found = std::find(held.begin(), held.end(), slice.expert);
+  return found == held.end() ? std::nullopt : std::optional(found - held.begin());
+}
 
 std::vector<TensorSlice> family_tensors(const DecoderConfig& config) {
   return closest_family(config.model, config.moe)
       .tensors(config.model, config.moe, ExpertLayout::kEach);
 }
 
-at::Tensor cut(const at::Tensor& parameter, const TensorSlice& slice, int64_t first_expert) {
-  at::Tensor part =
-      slice.expert >= 0 ? parameter.select(0, slice.expert - first_expert) : parameter;
+at::Tensor cut(const at::Tensor& parameter, const TensorSlice& slice, int64_t place) {
+  at::Tensor part = slice.expert >= 0 ? parameter.select(0, place) : parameter;
   if (slice.rows >= 0) part = part.narrow(0, slice.row_begin, slice.rows);
   return slice.transposed ? part.t() : part;
 }
@@ -87,13 +84,13 @@ std::vector<StoredTensor> stored_tensors(Decoder& decoder) {
   }
   std::vector<StoredTensor> out;
   std::set<std::string> known;
-  const ExpertRange experts(decoder.config());
   for (const TensorSlice& slice : family_tensors(decoder.config())) {
     const auto found = by_name.find(slice.parameter);
     if (found == by_name.end()) continue;  // a router without this parameter
     known.insert(slice.parameter);
-    if (!experts.holds(slice)) continue;
-    out.push_back({slice.name, cut(found->second, slice, experts.begin), slice.expert >= 0});
+    if (const auto place = place_of(decoder, slice)) {
+      out.push_back({slice.name, cut(found->second, slice, *place), slice.expert >= 0});
+    }
   }
   for (const std::string& name : order) {
     if (!known.contains(name)) out.push_back({name, by_name.at(name), false});
@@ -185,9 +182,8 @@ void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder) {
     std::string name = one.name;
     planned.emplace(std::move(name), std::move(one));
   }
-  const ExpertRange experts(decoder.config());
   for (const TensorSlice& slice : family_tensors(decoder.config())) {
-    if (!experts.holds(slice)) planned.erase(slice.name);  // another rank's
+    if (!place_of(decoder, slice)) planned.erase(slice.name);  // another rank's
   }
   for (const StoredTensor& stored : stored_tensors(decoder)) {
     const auto found = planned.find(stored.name);

@@ -29,6 +29,9 @@ class Dispatcher {
   virtual std::unique_ptr<Dispatched> dispatch(const at::Tensor& x_TD, Routing& routing) = 0;
   // Where it is added up what the exchanges cost; null: nowhere. It outlives the backward pass.
   virtual void count_in(std::shared_ptr<ExchangeStats> /*stats*/) {}
+  // Where the experts are from now on: expert e at place slot_E[e] of all places, in order of
+  // ranks. At first e is at e.
+  virtual void place_experts(const std::vector<int64_t>& /*slot_E*/) {}
 };
 
 // All experts live on this rank: a permutation of rows.

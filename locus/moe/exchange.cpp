@@ -138,8 +138,9 @@ void add_rows(const ExpertMap& map, const ExchangePart& part, const PartCounts& 
     if (map.node_of[r] != own_node && spread[r] > 0) ++rows.inter_messages;
   }
   for (int64_t expert = 0; expert < map.num_experts; ++expert) {
-    if (map.node_of[static_cast<size_t>(map.rank_of(expert))] == own_node) continue;
-    rows.flat_inter += counts.assignments(own, expert);
+    const int64_t count = counts.assignments(own, expert);
+    rows.assignments += count;
+    if (map.node_of[static_cast<size_t>(map.rank_of(expert))] != own_node) rows.flat_inter += count;
   }
 }
 

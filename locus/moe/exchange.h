@@ -83,6 +83,7 @@ struct ExchangeRows {
   int64_t inter_messages = 0;                // that leave the node, on the way there
   int64_t least_inter = 0;                   // different tokens for other nodes
   int64_t flat_inter = 0;                    // assignments to experts on other nodes
+  int64_t assignments = 0;                   // to experts anywhere
 };
 
 struct ExchangePlan {

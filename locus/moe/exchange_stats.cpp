@@ -35,7 +35,7 @@ SummedExchange sum_over(comm::ProcessGroup* world, const ExchangeStats& stats, i
     values.insert(values.end(), {one.intra_bytes, one.inter_bytes, one.flight_s, one.exposed_s});
   }
   values.insert(values.end(), {stats.inter_messages, stats.least_inter_bytes,
-                               stats.flat_inter_bytes, stats.plan_s});
+                               stats.flat_inter_bytes, stats.assigned_bytes, stats.plan_s});
   const size_t matrix = values.size();
   values.resize(matrix + num_ranks * num_ranks);
   for (size_t to = 0; to < num_ranks; ++to) {
@@ -54,6 +54,7 @@ SummedExchange sum_over(comm::ProcessGroup* world, const ExchangeStats& stats, i
   out.stats.inter_messages = *next++;
   out.stats.least_inter_bytes = *next++;
   out.stats.flat_inter_bytes = *next++;
+  out.stats.assigned_bytes = *next++;
   out.stats.plan_s = *next++ / ranks;
   for (size_t from = 0; from < num_ranks; ++from) {
     out.matrix_RR.emplace_back(next, next + num_ranks);

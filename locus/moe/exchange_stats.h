@@ -29,6 +29,7 @@ struct ExchangeStats {
   double inter_messages = 0;     // on the way to the experts
   double least_inter_bytes = 0;  // of all ways: each token once for each other node that needs it
   double flat_inter_bytes = 0;   // of all ways: a row for every assignment
+  double assigned_bytes = 0;     // the same, wherever the expert is
   double plan_s = 0;             // counting, and telling the others
   std::vector<double> sent_R;    // bytes of all directions to each rank of the group
 

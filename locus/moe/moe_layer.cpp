@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <numeric>
+
+#include "locus/base/error.h"
+
 namespace locus::moe {
 
 MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
@@ -12,7 +16,11 @@ MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
                       : make_exchange_dispatcher(config.num_experts, parallel, context.layer)),
       world_(parallel.world),
       num_experts_(config.num_experts),
-      ep_rank_(parallel.ep_rank) {
+      ep_rank_(parallel.ep_rank),
+      ep_size_(parallel.ep_size),
+      ep_node_of_(parallel.ep_node_of),
+      expert_of_slot_(static_cast<size_t>(config.num_experts)) {
+  std::iota(expert_of_slot_.begin(), expert_of_slot_.end(), int64_t{0});
   router_ = register_module("router", make_router(config.router, context, router_options));
   experts_ = register_module(
       "experts",
@@ -30,6 +38,30 @@ MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
   }
 }
 
+void MoeLayer::place_experts(const std::vector<int64_t>& expert_of_slot) {
+  LOCUS_CHECK(std::ssize(expert_of_slot) == num_experts_, "places of {} experts, not {}",
+              expert_of_slot.size(), num_experts_);
+  if (ep_size_ == 1) return;  // all are here, in order
+  const size_t per_rank = expert_of_slot.size() / static_cast<size_t>(ep_size_);
+  std::vector<int64_t> slot_E(expert_of_slot.size(), -1), node_E(expert_of_slot.size());
+  for (size_t slot = 0; slot < expert_of_slot.size(); ++slot) {
+    const auto expert = static_cast<size_t>(expert_of_slot[slot]);
+    LOCUS_CHECK(expert < slot_E.size() && slot_E[expert] < 0, "expert {} has no place of its own",
+                expert);
+    slot_E[expert] = static_cast<int64_t>(slot);
+    if (!ep_node_of_.empty()) node_E[expert] = ep_node_of_[slot / per_rank];
+  }
+  expert_of_slot_ = expert_of_slot;
+  dispatcher_->place_experts(slot_E);
+  if (!ep_node_of_.empty()) router_->set_expert_nodes(node_E);
+}
+
+std::vector<int64_t> MoeLayer::held_experts() const {
+  const auto per_rank = num_experts_ / ep_size_;
+  const auto first = expert_of_slot_.begin() + ep_rank_ * per_rank;
+  return {first, first + per_rank};
+}
+
 MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
                             const Assignment* replay) {
   Routing routing = router_->route(x_TD, tokens, replay);
@@ -43,6 +75,7 @@ MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
   if (shared_expert_) y_TD = y_TD + shared_TD;
   if (stats_ && replay == nullptr) {
     add_routing(*stats_, routing, tokens, num_experts_, x_TD.size(0), num_domains_);
+    if (with_clusters_) add_clusters(*stats_, routing, x_TD, num_experts_);
   }
   const at::Tensor aux_loss = routing.aux_loss.defined()
                                   ? routing.aux_loss
@@ -50,14 +83,17 @@ MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
   return {y_TD, aux_loss, routing.assignment};
 }
 
-void MoeLayer::start_stats(int64_t num_domains) {
+void MoeLayer::start_stats(int64_t num_domains, bool with_clusters) {
   stats_.emplace();
+  router_->is_observed = true;
   num_domains_ = num_domains;
+  with_clusters_ = with_clusters;
 }
 
 RouterStats MoeLayer::take_stats() {
   RouterStats stats = stats_.value_or(RouterStats{});
   stats_.reset();
+  router_->is_observed = false;
   return sum_over(world_.get(), stats);
 }
 

@@ -36,10 +36,21 @@ class MoeLayer : public torch::nn::Module {
 
   Router& router() { return *router_; }
 
+  // The experts of all ranks of the group by their places, in order of ranks. At first in order.
+  const std::vector<int64_t>& expert_of_slot() const { return expert_of_slot_; }
+  // From now on they are there. The caller has moved their weights (train/expert_migration.h).
+  // Where one rank has all, they stay in order.
+  void place_experts(const std::vector<int64_t>& expert_of_slot);
+  // Of these, the ones on this rank, in the order of the weights.
+  std::vector<int64_t> held_experts() const;
+
   // Statistics of the forward passes since start_stats(), of all ranks together; replays do not
-  // count. All ranks call both.
-  void start_stats(int64_t num_domains);
+  // count. All ranks call both. with_clusters: also what the Calinski-Harabasz index needs, a sum
+  // of tokens for each expert.
+  void start_stats(int64_t num_domains, bool with_clusters = false);
   RouterStats take_stats();
+  // Those of this rank alone, before take_stats().
+  const RouterStats& own_stats() const { return stats_.value(); }
 
   // What this layer's exchanges of rows cost since start_exchange_stats(), of all ranks; none where
   // all experts are here. All ranks call both, the second one after the backward pass.
@@ -54,10 +65,13 @@ class MoeLayer : public torch::nn::Module {
   std::unique_ptr<Dispatcher> dispatcher_;
   std::shared_ptr<comm::ProcessGroup> world_;  // null: alone
   int64_t num_experts_;
-  int64_t ep_rank_;
+  int64_t ep_rank_, ep_size_;
+  std::vector<int64_t> ep_node_of_;  // empty: one node
+  std::vector<int64_t> expert_of_slot_;
   std::optional<RouterStats> stats_;
   std::shared_ptr<ExchangeStats> exchange_stats_;
   int64_t num_domains_ = 0;
+  bool with_clusters_ = false;
 };
 
 }  // namespace locus::moe

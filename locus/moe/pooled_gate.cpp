@@ -20,6 +20,7 @@ PooledGate::PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale
   }
   const at::Tensor size_E = ops::group_sizes(hidden_size, num_experts);
   scale_E_ = scale == PoolScale::kMean ? size_E.reciprocal() : size_E.rsqrt();
+  if (scale == PoolScale::kMean) length_E_ = size_E.rsqrt();
 }
 
 at::Tensor PooledGate::values(const at::Tensor& x_TD) const {
@@ -27,11 +28,11 @@ at::Tensor PooledGate::values(const at::Tensor& x_TD) const {
   return sum_TE * scale_E_.to(sum_TE.options());
 }
 
-at::Tensor PooledGate::affinities(const at::Tensor& x_TD) const {
-  const at::Tensor value_TE = values(x_TD);
+at::Tensor PooledGate::cosines(const at::Tensor& value_TE, const at::Tensor& x_TD) const {
   const at::Tensor length_T1 =
       at::linalg_vector_norm(x_TD, 2, at::IntArrayRef{1}, true, value_TE.scalar_type());
-  return value_TE / length_T1.masked_fill(length_T1.eq(0), 1.0);
+  const at::Tensor cosine_TE = value_TE / length_T1.masked_fill(length_T1.eq(0), 1.0);
+  return length_E_.defined() ? cosine_TE / length_E_.to(value_TE.options()) : cosine_TE;
 }
 
 at::Tensor within_domain_group(const at::Tensor& score_TE, const RouterContext& context,
@@ -43,11 +44,10 @@ at::Tensor within_domain_group(const at::Tensor& score_TE, const RouterContext& 
   return score_TE.masked_fill(allowed_TE.logical_not(), -std::numeric_limits<double>::infinity());
 }
 
-at::Tensor local_experts(const RouterContext& context) {
-  const std::vector<int64_t>& node_of_expert = context.node_of_expert;
-  const auto near = std::count(node_of_expert.begin(), node_of_expert.end(), context.node);
+at::Tensor local_experts(const std::vector<int64_t>& node_of_expert, int64_t node) {
+  const auto near = std::count(node_of_expert.begin(), node_of_expert.end(), node);
   if (near == 0 || near == static_cast<int64_t>(node_of_expert.size())) return {};
-  return at::tensor(node_of_expert, at::kLong).eq(context.node);
+  return at::tensor(node_of_expert, at::kLong).eq(node);
 }
 
 at::Tensor locality_loss(const at::Tensor& probability_TE, const at::Tensor& is_local_E,

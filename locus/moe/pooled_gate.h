@@ -26,13 +26,16 @@ class PooledGate {
   // [T, E] in the compute type of x.
   at::Tensor values(const at::Tensor& x_TD) const;
 
-  // The cosine of x_t and row i of the gate, [T, E] (LocMoE+, eq. 2-4); 0 for a token of zeros.
-  // Needs kUnitVariance, whose rows have length 1.
-  at::Tensor affinities(const at::Tensor& x_TD) const;
+  // The cosines of x_t and the rows of the gate, from their values; 0 for a token of zeros.
+  at::Tensor cosines(const at::Tensor& value_TE, const at::Tensor& x_TD) const;
+
+  // The same from x: LocMoE+, eq. 2-4.
+  at::Tensor affinities(const at::Tensor& x_TD) const { return cosines(values(x_TD), x_TD); }
 
  private:
   int64_t num_experts_;
   at::Tensor scale_E_;
+  at::Tensor length_E_;  // of the gate's rows; undefined: 1
 };
 
 // Scores of experts that a token's domain does not own become minus infinity: no probability, never
@@ -40,9 +43,9 @@ class PooledGate {
 at::Tensor within_domain_group(const at::Tensor& score_TE, const RouterContext& context,
                                const TokenContext& tokens);
 
-// bool [E]: the experts of this rank's node. Undefined where that is all of them, or none: then
+// bool [E]: the experts of `node`. Undefined where that is all of them, or none: then
 // locality has nothing to offer.
-at::Tensor local_experts(const RouterContext& context);
+at::Tensor local_experts(const std::vector<int64_t>& node_of_expert, int64_t node);
 
 // KL(D_c || D_l) (LocMoE, eq. 7): D_c = the mean of probability_TE over its tokens, D_l = 1 - eps
 // evenly over the local experts, eps evenly over the others.

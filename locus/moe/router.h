@@ -47,6 +47,10 @@ struct Routing {
   at::Tensor balance_loss;    // float32 scalar, coefficient applied
   at::Tensor z_loss;          // float32 scalar, coefficient applied
   at::Tensor locality_loss;   // float32 scalar, coefficient applied
+  // Float32 [E], of the tokens whose first choice an expert is: sum of the cosines of their angles
+  // to its row of the gate.
+  at::Tensor cosine_sum_E;
+  int64_t capacity = 0;       // most assignments of an expert, over all ranks; 0: no limit
   int64_t num_requested = 0;  // assignments before the capacity limit
 };
 
@@ -101,6 +105,9 @@ class Router : public torch::nn::Module {
   // (float32 [E], before any capacity limit): loss-free balancing moves its bias here.
   virtual void on_step_end(const at::Tensor& /*requested_E*/) {}
 
+  // The experts have moved: RouterContext::node_of_expert from now on.
+  virtual void set_expert_nodes(const std::vector<int64_t>& /*node_of_expert*/) {}
+
   // True when training decisions look at later tokens of the sequence, so that evaluation and
   // generation use another (causal) rule.
   virtual bool is_causal_in_training() const { return true; }
@@ -110,6 +117,10 @@ class Router : public torch::nn::Module {
   virtual void set_evaluate_with_training_rule(bool /*value*/) {}
 
   const RouterConfig& config() const { return config_; }
+
+  // Whether statistics of the coming forward passes are taken: what costs time is only then in
+  // their Routing.
+  bool is_observed = false;
 
   // Requested tokens per expert of this rank's micro-batches of the step so far, float32 [E]:
   // routers add to it in training (not in a replay), the trainer hands the sum over the ranks to

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -173,14 +174,10 @@ PooledRows pooled_rows(const TokenPool& pool, const TokenContext& tokens,
           tokens.is_placed ? tokens.global_index_T.index_select(0, token_N) : at::Tensor()};
 }
 
-Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
+Assignment within_shared_capacity(const RouterConfig& config, const RouterContext& context,
                                   const TokenContext& tokens, const Assignment& requested,
-                                  const at::Tensor& weight_N, const at::Tensor& choice_N) {
-  if (config.capacity_factor == 0) return requested;
-  const at::Tensor& requested_TK = requested.requested_TK;
-  const int64_t capacity =
-      expert_capacity(config.capacity_factor, requested_TK.size(0) * context.pool.num_ranks(),
-                      requested_TK.size(1), context.num_experts);
+                                  const at::Tensor& weight_N, int64_t capacity,
+                                  const at::Tensor& choice_N) {
   PooledRows rows = pooled_rows(context.pool, tokens, requested.token_N);
   const at::Tensor expert = rows.gather(requested.expert_N);
   at::Tensor order = precedence(config.drop_policy, rows.gather(weight_N));
@@ -190,6 +187,37 @@ Assignment within_capacity_factor(const RouterConfig& config, const RouterContex
   }
   return keep_where(requested,
                     rows.own(within_capacity(expert, order, context.num_experts, capacity)));
+}
+
+Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
+                                  const TokenContext& tokens, const Assignment& requested,
+                                  const at::Tensor& weight_N, const at::Tensor& choice_N) {
+  if (config.capacity_factor == 0) return requested;
+  const at::Tensor& requested_TK = requested.requested_TK;
+  const int64_t capacity =
+      expert_capacity(config.capacity_factor, requested_TK.size(0) * context.pool.num_ranks(),
+                      requested_TK.size(1), context.num_experts);
+  return within_shared_capacity(config, context, tokens, requested, weight_N, capacity, choice_N);
+}
+
+int64_t capacity_of_drop_share(const at::Tensor& requested_E, double share) {
+  const at::Tensor count = requested_E.detach().to(at::kCPU, at::kDouble).contiguous();
+  std::vector<double> count_E(count.const_data_ptr<double>(),
+                              count.const_data_ptr<double>() + count.numel());
+  std::sort(count_E.begin(), count_E.end(), std::greater<>());
+  double droppable = share * std::accumulate(count_E.begin(), count_E.end(), 0.0);
+  // Level the largest down to the next one, as long as what they have above it may go.
+  for (size_t i = 0; i < count_E.size(); ++i) {
+    const double next = i + 1 < count_E.size() ? count_E[i + 1] : 0.0;
+    const auto members = static_cast<double>(i + 1);
+    const double above = members * (count_E[i] - next);
+    if (above > droppable) {
+      const double level = std::ceil(count_E[i] - droppable / members - 1e-9);
+      return std::max<int64_t>(1, static_cast<int64_t>(level));
+    }
+    droppable -= above;
+  }
+  return 1;
 }
 
 bool drops_look_ahead(const RouterConfig& config) {

@@ -66,12 +66,22 @@ at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precede
 PooledRows pooled_rows(const TokenPool& pool, const TokenContext& tokens,
                        const at::Tensor& token_N);
 
-// What is left of the assignments within the capacity of each expert over the tokens of all ranks,
-// by the factor and the drop policy of `config`; a factor of 0 keeps all. requested_TK must be
-// there. Assignments of a lower number in choice_N (if defined) go first.
+// What is left of the assignments where an expert takes at most `capacity` of them over the tokens
+// of all ranks, by the drop policy of `config`. Assignments of a lower number in choice_N (if
+// defined) go first.
+Assignment within_shared_capacity(const RouterConfig& config, const RouterContext& context,
+                                  const TokenContext& tokens, const Assignment& requested,
+                                  const at::Tensor& weight_N, int64_t capacity,
+                                  const at::Tensor& choice_N = {});
+
+// The same with the capacity by the factor of `config`; 0 keeps all. requested_TK must be there.
 Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
                                   const TokenContext& tokens, const Assignment& requested,
                                   const at::Tensor& weight_N, const at::Tensor& choice_N = {});
+
+// The least capacity with which at most `share` of the requests are dropped; requested_E counts
+// those of each expert. At least 1.
+int64_t capacity_of_drop_share(const at::Tensor& requested_E, double share);
 
 // True where the limit of `config` makes a token's expert depend on later tokens.
 bool drops_look_ahead(const RouterConfig& config);

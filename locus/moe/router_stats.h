@@ -19,14 +19,27 @@ struct RouterStats {
   double entropy_sum = 0, top_weight_sum = 0;  // over tokens; from the router's distribution
   double balance_loss = 0, z_loss = 0, locality_loss = 0;  // summed over micro-batches
   int64_t num_batches = 0;
+  int64_t capacity_sum = 0;  // over micro-batches, of all ranks together; 0: no limit
+  // By first choice: tokens, and the sum of their cosines to the gate's row; empty: not measured.
+  std::vector<double> cosine_sum_E, first_choices_E;
+  // Of the tokens by the expert that they went to, in float64: their sums [E, D] and that of their
+  // squared lengths; undefined: not sampled.
+  at::Tensor cluster_sum_ED;
+  double cluster_square_sum = 0;
   std::vector<std::vector<int64_t>>
       domain_expert;  // [domain][expert], assignments; empty: not sampled
 
   double load_cv() const;  // standard deviation / mean of tokens_per_expert
   double load_max_over_mean() const;
   int64_t dead_experts() const;
-  double dropped_share() const;   // of the requested assignments
-  double unrouted_share() const;  // of the tokens
+  double dropped_share() const;         // of the requested assignments
+  double unrouted_share() const;        // of the tokens
+  std::vector<double> cosines() const;  // means by expert; NaN where it is nobody's first choice
+  double cosine() const;                // of all; NaN: not measured
+  // The Calinski-Harabasz index of the tokens, clustered by their experts (LocMoE+, eq. 13): how
+  // far apart experts' tokens lie, over how far each expert's spread. NaN: not sampled, or one
+  // expert.
+  double calinski_harabasz() const;
 };
 
 // Adds a matrix of counts to another; an empty `sum` takes its shape.
@@ -36,6 +49,10 @@ void add_counts(std::vector<std::vector<int64_t>>& sum,
 // Adds one routing to `stats`. num_domains > 0 samples domain_expert too.
 void add_routing(RouterStats& stats, const Routing& routing, const TokenContext& tokens,
                  int64_t num_experts, int64_t num_tokens, int64_t num_domains);
+
+// Adds what calinski_harabasz() needs of the same routing; x_TD: what the router saw.
+void add_clusters(RouterStats& stats, const Routing& routing, const at::Tensor& x_TD,
+                  int64_t num_experts);
 
 // The sums over the ranks, the same on all of them; null: this rank alone.
 RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats);

@@ -31,12 +31,6 @@ void add(ExpertUse& sum, const ExpertUse& more, double weight) {
   }
 }
 
-std::vector<int64_t> as_they_come(size_t count) {
-  std::vector<int64_t> order(count);
-  std::iota(order.begin(), order.end(), int64_t{0});
-  return order;
-}
-
 // Of all ways of the tokens, those that find what they want: by the tables' columns.
 double value_of(const std::vector<int64_t>& tokens_G, const Table& share_GX, size_t column) {
   double sum = 0;
@@ -69,6 +63,12 @@ std::vector<std::vector<int64_t>> shared_out(const std::vector<int64_t>& sequenc
 
 }  // namespace
 
+std::vector<int64_t> as_they_come(size_t count) {
+  std::vector<int64_t> order(count);
+  std::iota(order.begin(), order.end(), int64_t{0});
+  return order;
+}
+
 struct SequencePlacer::Shares {
   Table on_node_GP;  // of the ways of a domain's tokens, those that stay on the node of place p
   Table on_rank_GR;
@@ -87,18 +87,19 @@ SequencePlacer::SequencePlacer(Neighbourhood neighbourhood, int64_t interval, in
   for (const auto& group : neighbourhood_.ranks_of_group) {
     std::map<int64_t, std::vector<int64_t>> by_node;
     for (const int64_t rank : group) {
-      by_node[neighbourhood_.node_of_rank[static_cast<size_t>(rank)]].push_back(rank);
+      by_node[neighbourhood_.node_of(rank)].push_back(rank);
     }
     for (auto& [node, ranks] : by_node) ranks_of_place_.push_back(std::move(ranks));
   }
 }
 
-void SequencePlacer::update(int64_t step, const ExpertUse& use_MGE) {
+void SequencePlacer::update(int64_t step, const ExpertUse& use_MGE,
+                            const std::vector<ExpertOfSlot>& places) {
   const std::lock_guard lock(mutex_);
   add(state_.counted_MGE, use_MGE, 1);
   if (step % interval_ != 0) return;
   std::vector<Version>& versions = state_.versions;
-  Version next{step + lag_, std::exchange(state_.counted_MGE, {})};
+  Version next{step + lag_, std::exchange(state_.counted_MGE, {}), places};
   if (!versions.empty()) add(next.use_MGE, versions.back().use_MGE, kDecay);
   versions.push_back(std::move(next));
   // Of the steps up to this one all have been asked for.
@@ -113,7 +114,8 @@ const SequencePlacer::Version* SequencePlacer::version_at(int64_t step) const {
   return found;
 }
 
-SequencePlacer::Shares SequencePlacer::shares(const ExpertUse& use_MGE) const {
+SequencePlacer::Shares SequencePlacer::shares(const Version& version) const {
+  const ExpertUse& use_MGE = version.use_MGE;
   const size_t num_domains = use_MGE.empty() ? 0 : use_MGE.front().size();
   const size_t num_ranks = neighbourhood_.node_of_rank.size();
   Shares out{Table(num_domains, std::vector<double>(ranks_of_place_.size())),
@@ -125,11 +127,15 @@ SequencePlacer::Shares SequencePlacer::shares(const ExpertUse& use_MGE) const {
     }
     if (total == 0) continue;  // never seen: all places are as good
     for (const auto& group : neighbourhood_.ranks_of_group) {
-      for (const auto& use_GE : use_MGE) {
-        const size_t experts_per_rank = use_GE[g].size() / group.size();
-        for (size_t e = 0; e < use_GE[g].size(); ++e) {
-          const auto rank = static_cast<size_t>(group[e / experts_per_rank]);
-          out.on_rank_GR[g][rank] += use_GE[g][e] / total;
+      for (size_t m = 0; m < use_MGE.size(); ++m) {
+        const std::vector<double>& use_E = use_MGE[m][g];
+        const size_t experts_per_rank = use_E.size() / group.size();
+        for (size_t slot = 0; slot < use_E.size(); ++slot) {
+          const size_t expert = m < version.places.size() && !version.places[m].empty()
+                                    ? static_cast<size_t>(version.places[m][slot])
+                                    : slot;
+          const auto rank = static_cast<size_t>(group[slot / experts_per_rank]);
+          out.on_rank_GR[g][rank] += use_E[expert] / total;
         }
       }
     }
@@ -150,7 +156,7 @@ std::vector<int64_t> SequencePlacer::order(int64_t step, const TokensByDomain& t
   const std::lock_guard lock(mutex_);
   const Version* version = version_at(step);
   if (version == nullptr) return all;
-  const Shares share = shares(version->use_MGE);
+  const Shares share = shares(*version);
   if (share.are_alike()) return all;
 
   // First the place, that is the node; then the rank of the place.
@@ -178,7 +184,7 @@ std::optional<ExpectedShare> SequencePlacer::expected_share(int64_t step,
   const std::lock_guard lock(mutex_);
   const Version* version = version_at(step);
   if (version == nullptr) return std::nullopt;
-  const Shares share = shares(version->use_MGE);
+  const Shares share = shares(*version);
   const size_t per_rank = order.size() / neighbourhood_.node_of_rank.size();
   double tokens = 0;
   ExpectedShare sum;
@@ -200,7 +206,7 @@ std::optional<ExpectedShare> SequencePlacer::expected_share(int64_t step,
 
 bool SequencePlacer::is_idle() const {
   const std::lock_guard lock(mutex_);
-  return !state_.versions.empty() && shares(state_.versions.back().use_MGE).are_alike();
+  return !state_.versions.empty() && shares(state_.versions.back()).are_alike();
 }
 
 SequencePlacer::State SequencePlacer::state() const {

@@ -15,6 +15,8 @@
 #include <optional>
 #include <vector>
 
+#include "locus/placement/neighbourhood.h"
+
 namespace locus::placement {
 
 // Tokens by layer, domain and expert.
@@ -23,17 +25,13 @@ using ExpertUse = std::vector<std::vector<std::vector<double>>>;  // [M][G][E]
 // Tokens of each domain in each sequence, [N][G]. Tokens of no domain are not counted.
 using TokensByDomain = std::vector<std::vector<int64_t>>;
 
-// Where ranks and experts are. Ranks of one expert-parallel group exchange tokens among themselves
-// alone.
-struct Neighbourhood {
-  std::vector<int64_t> node_of_rank;                 // [R]
-  std::vector<std::vector<int64_t>> ranks_of_group;  // by expert-parallel group and place in it
-};
-
 // Of the tokens' ways to experts, the shares that are expected to stay.
 struct ExpectedShare {
   double on_node = 0, on_rank = 0;
 };
+
+// 0, 1, 2...
+std::vector<int64_t> as_they_come(size_t count);
 
 // Used by two threads: the trainer's tells what was seen, the loader's asks for places.
 class SequencePlacer {
@@ -42,8 +40,9 @@ class SequencePlacer {
   // s + lag, so that a loader that works ahead gets the same answers however far it is.
   SequencePlacer(Neighbourhood neighbourhood, int64_t interval, int64_t lag);
 
-  // After `step` finished steps: the experts that the last one's tokens went to, over all ranks.
-  void update(int64_t step, const ExpertUse& use_MGE);
+  // After `step` finished steps: the experts that the last one's tokens went to, over all ranks,
+  // and where those are now, by layer; no layers: in order.
+  void update(int64_t step, const ExpertUse& use_MGE, const std::vector<ExpertOfSlot>& places = {});
 
   // The sequences of one micro-batch number in order of ranks, each rank's in rising order, for the
   // step after `step` finished ones. Before anything counts: as they come.
@@ -60,6 +59,7 @@ class SequencePlacer {
   struct Version {
     int64_t from_step = 0;
     ExpertUse use_MGE;  // sums, older ones decayed
+    std::vector<ExpertOfSlot> places = {};
   };
   // What a checkpoint has to hold.
   struct State {
@@ -71,7 +71,7 @@ class SequencePlacer {
 
  private:
   struct Shares;  // what each domain finds near each rank
-  Shares shares(const ExpertUse& use_MGE) const;
+  Shares shares(const Version& version) const;
   const Version* version_at(int64_t step) const;
 
   const Neighbourhood neighbourhood_;

@@ -74,6 +74,16 @@ constexpr Curve<MoePoint> kMoeCurves[] = {
     {"top_weight", &MoePoint::top_weight, false},
     {"balance_loss", &MoePoint::balance_loss, false},
     {"z_loss", &MoePoint::z_loss, false},
+    {"locality_loss", &MoePoint::locality_loss, false},
+    {"cosine", &MoePoint::cosine, false},
+    {"calinski_harabasz", &MoePoint::calinski_harabasz, false},
+    {"capacity", &MoePoint::capacity, false},
+    {"capacity_bound", &MoePoint::capacity_bound, false},
+};
+
+constexpr Curve<PlacementPoint> kPlacementCurves[] = {
+    {"expected_on_node", &PlacementPoint::expected_on_node, false},
+    {"unplaced_on_node", &PlacementPoint::unplaced_on_node, false},
 };
 
 constexpr Curve<ExchangeStep> kExchangeCurves[] = {
@@ -83,6 +93,7 @@ constexpr Curve<ExchangeStep> kExchangeCurves[] = {
     {"flat_inter_bytes", &ExchangeStep::flat_inter_bytes, true},
     {"exposed_of_step", &ExchangeStep::exposed_of_step, true},
     {"exposed_of_flight", &ExchangeStep::exposed_of_flight, true},
+    {"on_node", &ExchangeStep::on_node, true},
 };
 
 size_t num_experts(const MoeLayerData& layer) {
@@ -314,6 +325,7 @@ json make_matrix(const RankMatrix& matrix, size_t max_side) {
 json make_exchange(const RunData& run, const Limits& limits) {
   json object{{"curves", json::object()}};
   add_curves(sum_over_layers(run), kExchangeCurves, limits.train_points, object["curves"]);
+  add_curves(run.placement, kPlacementCurves, limits.train_points, object["curves"]);
   const RankMatrix matrix = sum_rank_bytes(run);
   if (!matrix.bytes.empty()) object["matrix"] = make_matrix(matrix, limits.matrix_side);
   return object;

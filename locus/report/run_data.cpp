@@ -64,6 +64,23 @@ constexpr Number<MoePoint> kMoeNumbers[] = {
     {"top_weight", &MoePoint::top_weight},
     {"balance_loss", &MoePoint::balance_loss},
     {"z_loss", &MoePoint::z_loss},
+    {"locality_loss", &MoePoint::locality_loss},
+    {"cosine", &MoePoint::cosine},
+    {"calinski_harabasz", &MoePoint::calinski_harabasz},
+    {"capacity", &MoePoint::capacity},
+    {"capacity_bound", &MoePoint::capacity_bound},
+};
+
+constexpr Number<PlacementPoint> kPlacementNumbers[] = {
+    {"expected_on_node", &PlacementPoint::expected_on_node},
+    {"unplaced_on_node", &PlacementPoint::unplaced_on_node},
+};
+
+constexpr Number<MigrationPoint> kMigrationNumbers[] = {
+    {"moved", &MigrationPoint::moved},
+    {"declined", &MigrationPoint::declined},
+    {"saves_bytes", &MigrationPoint::saves_bytes},
+    {"costs_bytes", &MigrationPoint::costs_bytes},
 };
 
 constexpr Number<ExchangePoint> kExchangeNumbers[] = {
@@ -71,6 +88,7 @@ constexpr Number<ExchangePoint> kExchangeNumbers[] = {
     {"inter_bytes", &ExchangePoint::inter_bytes},
     {"least_inter_bytes", &ExchangePoint::least_inter_bytes},
     {"flat_inter_bytes", &ExchangePoint::flat_inter_bytes},
+    {"assigned_bytes", &ExchangePoint::assigned_bytes},
     {"inter_messages", &ExchangePoint::inter_messages},
     {"flight_s", &ExchangePoint::flight_s},
     {"exposed_s", &ExchangePoint::exposed_s},
@@ -191,6 +209,8 @@ void add_run(const Line& line, RunData& run) {
   drop_after(run.train, last_kept);
   drop_after(run.valid, last_kept);
   drop_after(run.checkpoints, last_kept);
+  drop_after(run.placement, last_kept);
+  for (auto& [layer, points] : run.migration) drop_after(points, last_kept);
   for (auto& [layer, data] : run.moe) {
     drop_after(data.points, last_kept);
     if (data.domain_expert_step > last_kept) data.domain_expert.clear();
@@ -302,6 +322,14 @@ void add_line(const Line& line, RunData& run) {
     add_moe(line, step, run);
   } else if (kind == "exchange") {
     add_exchange(line, step, run);
+  } else if (kind == "placement") {
+    PlacementPoint point{.step = step};
+    read_numbers(line, line.object, kPlacementNumbers, point);
+    put(run.placement, std::move(point));
+  } else if (kind == "migration") {
+    MigrationPoint point{.step = step};
+    read_numbers(line, line.object, kMigrationNumbers, point);
+    put(run.migration[read_layer(line)], std::move(point));
   } else if (kind == "valid") {
     put(run.valid, read_valid(line, step));
   } else if (kind == "checkpoint") {

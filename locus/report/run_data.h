@@ -45,6 +45,8 @@ struct MoePoint {
   double load_cv = kMissing, load_max_over_mean = kMissing, dead_experts = kMissing;
   double dropped_share = kMissing, unrouted_share = kMissing, entropy = kMissing;
   double top_weight = kMissing, balance_loss = kMissing, z_loss = kMissing;
+  double locality_loss = kMissing, cosine = kMissing, calinski_harabasz = kMissing;
+  double capacity = kMissing, capacity_bound = kMissing;  // tokens of an expert
 };
 
 struct MoeLayerData {
@@ -60,6 +62,7 @@ struct ExchangePoint {
   double intra_bytes = kMissing, inter_bytes = kMissing;  // within and between nodes
   double least_inter_bytes = kMissing, flat_inter_bytes = kMissing, inter_messages = kMissing;
   double flight_s = kMissing, exposed_s = kMissing, plan_s = kMissing;
+  double assigned_bytes = kMissing;  // a row for each assignment, wherever its expert is
 };
 
 struct ExchangeWay {
@@ -80,6 +83,19 @@ struct ExchangeDetail {
 struct ExchangeLayerData {
   std::vector<ExchangePoint> points;
   std::optional<ExchangeDetail> last;  // of points.back(); absent after a resume before it
+};
+
+// Of the tokens' ways to experts, the shares that were expected to stay on the node: with the
+// sequences where they were placed, and as they come.
+struct PlacementPoint {
+  int64_t step = 0;
+  double expected_on_node = kMissing, unplaced_on_node = kMissing;
+};
+
+// Of one layer, when experts might have moved.
+struct MigrationPoint {
+  int64_t step = 0;
+  double moved = kMissing, declined = kMissing, saves_bytes = kMissing, costs_bytes = kMissing;
 };
 
 struct DomainScore {
@@ -117,11 +133,13 @@ struct RunData {
   std::vector<TrainPoint> train;  // here and below: ascending steps, each once
   std::vector<ValidPoint> valid;
   std::vector<CheckpointPoint> checkpoints;
-  std::map<int64_t, MoeLayerData> moe;            // by number of the decoder layer
-  std::map<int64_t, ExchangeLayerData> exchange;  // the same; empty on one rank
-  std::optional<Trace> trace;                     // trace.json
-  std::string trace_problem;                      // why a trace.json that is there is left out
-  std::optional<EndInfo> end;                     // absent: still running, or killed
+  std::map<int64_t, MoeLayerData> moe;                       // by number of the decoder layer
+  std::map<int64_t, ExchangeLayerData> exchange;             // the same; empty on one rank
+  std::vector<PlacementPoint> placement;                     // of sequences; empty: they stay
+  std::map<int64_t, std::vector<MigrationPoint>> migration;  // of experts, by layer
+  std::optional<Trace> trace;                                // trace.json
+  std::string trace_problem;   // why a trace.json that is there is left out
+  std::optional<EndInfo> end;  // absent: still running, or killed
   std::optional<EvalInfo> eval;
   std::vector<ConfigLine> config;
   std::string samples;

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@
 #include "locus/model/weights.h"
 #include "locus/placement/sequence_placer.h"
 #include "locus/train/config.h"
+#include "locus/train/expert_moves.h"
 #include "locus/train/optimizer.h"
 
 namespace locus::train {
@@ -41,6 +43,7 @@ struct TrainerState {
   double loss_mean = 0.0;                           // running mean of the loss, for the spike guard
   int64_t loss_mean_steps = 0;                      // steps in it
   placement::SequencePlacer::State placement = {};  // of sequences
+  ExpertMoves::State experts = {};                  // where they are
 };
 
 // A file that travels with the weights: settings, config.json, those of the tokenizer.
@@ -70,15 +73,18 @@ std::optional<CheckpointRef> newest_intact(const fs::path& checkpoints,
 // when there is none.
 CheckpointRef resolve_checkpoint(const fs::path& path);
 
+// The numbers of the experts that this rank has of a parameter, by its name or that of its state.
+using ExpertNumbers = std::function<std::vector<int64_t>(const std::string& name)>;
+ExpertNumbers expert_numbers(const model::Decoder& decoder);
+
 // Whole tensors under global names: experts one by one, by their numbers in the layer. Shares
 // memory with them.
-NamedTensors global_state(const NamedTensors& state, int64_t first_expert);
+NamedTensors global_state(const NamedTensors& state, const ExpertNumbers& numbers);
 
 TrainerState load_trainer_state(const CheckpointRef& checkpoint);
-// Of the `num_experts` of each layer, those from `first_expert` that the optimiser has; 0: it has
-// all.
-void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert = 0,
-                    int64_t num_experts = 0);
+// `decoder`: whose parameters the optimiser has.
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
+                    const model::Decoder& decoder);
 void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder);
 
 class CheckpointWriter {

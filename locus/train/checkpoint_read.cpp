@@ -129,10 +129,17 @@ TrainerState load_trainer_state(const CheckpointRef& checkpoint) {
     if (content.contains("placement")) {  // not in those of older versions
       const json& placement = content.at("placement");
       for (const json& version : placement.at("versions")) {
-        state.placement.versions.push_back({version.at("from_step").get<int64_t>(),
-                                            version.at("expert_use").get<placement::ExpertUse>()});
+        state.placement.versions.push_back(
+            {version.at("from_step").get<int64_t>(),
+             version.at("expert_use").get<placement::ExpertUse>(),
+             version.value("places", std::vector<placement::ExpertOfSlot>())});
       }
       placement.at("counted").get_to(state.placement.counted_MGE);
+    }
+    for (const json& one : content.value("experts", json::array())) {
+      ExpertMoves::Layer& layer = state.experts[one.at("layer").get<int64_t>()];
+      one.at("expert_of_slot").get_to(layer.expert_of_slot);
+      one.at("tokens").get_to(layer.tokens_RE);
     }
     return state;
   } catch (const json::exception& error) {
@@ -150,15 +157,20 @@ std::string expert_name(const std::string& name, int64_t expert) {
 
 }  // namespace
 
-NamedTensors global_state(const NamedTensors& state, int64_t first_expert) {
+ExpertNumbers expert_numbers(const model::Decoder& decoder) {
+  return [&decoder](const std::string& name) { return decoder.held_experts(name); };
+}
+
+NamedTensors global_state(const NamedTensors& state, const ExpertNumbers& numbers) {
   NamedTensors out;
   for (const auto& [name, tensor] : state) {
     if (tensor.dim() == 0 || !is_expert_parameter(name)) {
       out.emplace_back(name, tensor);
       continue;
     }
+    const std::vector<int64_t> number = numbers(name);
     for (int64_t e = 0; e < tensor.size(0); ++e) {
-      out.emplace_back(expert_name(name, first_expert + e), tensor.select(0, e));
+      out.emplace_back(expert_name(name, number[static_cast<size_t>(e)]), tensor.select(0, e));
     }
   }
   return out;
@@ -168,7 +180,7 @@ namespace {
 
 // The name of the state of another expert as this rank's first one has it; the name itself where it
 // is no expert's, or of none of the layer.
-std::string as_first_expert(const std::string& name, int64_t first_expert, int64_t num_experts) {
+std::string as_first_expert(const std::string& name, const model::Decoder& decoder) {
   constexpr std::string_view kExperts = ".experts.";
   const size_t begin = name.find(kExperts);
   if (begin == std::string::npos) return name;
@@ -177,8 +189,10 @@ std::string as_first_expert(const std::string& name, int64_t first_expert, int64
   if (end == std::string::npos) return name;
   int64_t expert = -1;
   std::from_chars(name.data() + number, name.data() + end, expert);
-  if (expert < 0 || expert >= num_experts) return name;
-  return format("{}{}{}", name.substr(0, number), first_expert, name.substr(end));
+  if (expert < 0 || expert >= decoder.config().moe.num_experts) return name;
+  const std::vector<int64_t> held = decoder.held_experts(name);
+  if (held.empty()) return name;
+  return format("{}{}{}", name.substr(0, number), held.front(), name.substr(end));
 }
 
 // A tensor of the file, and the place of its values among those of the parameter.
@@ -190,7 +204,7 @@ struct FileTensor {
 
 // Those that the state of one parameter lies in.
 std::vector<FileTensor> file_tensors(const std::string& name, const at::Tensor& value,
-                                     const ParameterPart& part, int64_t first_expert) {
+                                     const ParameterPart& part, const ExpertNumbers& numbers) {
   if (value.dim() == 0) return {{name, {}, 0, 1}};
   std::vector<int64_t> shape = part.parameter.sizes().vec();
   const int64_t num_values = part.parameter.numel();
@@ -198,9 +212,11 @@ std::vector<FileTensor> file_tensors(const std::string& name, const at::Tensor& 
   const int64_t num_experts = shape.front();
   const int64_t size = num_values / num_experts;
   shape.erase(shape.begin());
+  const std::vector<int64_t> number = numbers(name);
   std::vector<FileTensor> out;
   for (int64_t e = 0; e < num_experts; ++e) {
-    out.push_back({expert_name(name, first_expert + e), shape, e * size, (e + 1) * size});
+    out.push_back(
+        {expert_name(name, number[static_cast<size_t>(e)]), shape, e * size, (e + 1) * size});
   }
   return out;
 }
@@ -227,8 +243,9 @@ void load_values(const io::TensorView& view, const std::string& where, const Fil
 
 }  // namespace
 
-void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64_t first_expert,
-                    int64_t num_experts) {
+void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
+                    const model::Decoder& decoder) {
+  const ExpertNumbers numbers = expert_numbers(decoder);
   std::vector<io::SafetensorsFile> files;
   for (const auto& entry : fs::directory_iterator(checkpoint.path)) {
     if (is_optimizer_file(entry.path().filename().string())) files.emplace_back(entry.path());
@@ -243,7 +260,7 @@ void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64
   std::set<std::string> wanted;
   for (const auto& [name, value] : optimizer.state()) {
     const ParameterPart& part = optimizer.part_of(name);
-    for (const FileTensor& tensor : file_tensors(name, value, part, first_expert)) {
+    for (const FileTensor& tensor : file_tensors(name, value, part, numbers)) {
       const auto [view, path] = find(tensor.name);
       load_values(*view, path.string(), tensor, value.dim() == 0 ? 0 : part.own_begin(), value);
       wanted.insert(tensor.name);
@@ -251,8 +268,7 @@ void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer, int64
   }
   for (const io::SafetensorsFile& file : files) {
     for (const io::TensorView& view : file.tensors()) {
-      if (wanted.contains(view.name) ||
-          wanted.contains(as_first_expert(view.name, first_expert, num_experts))) {
+      if (wanted.contains(view.name) || wanted.contains(as_first_expert(view.name, decoder))) {
         continue;
       }
       throw DataError("{}: holds {}, which this optimiser has not", file.path().string(),

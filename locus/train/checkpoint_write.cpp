@@ -66,11 +66,11 @@ TensorCopy copy_of(const std::string& name, const at::Tensor& value) {
 // What this rank writes of one tensor of the optimiser's state. Where each rank has a part of it,
 // they all send theirs to the one that writes.
 void copy_state(const std::string& name, const at::Tensor& value, const ParameterPart& part,
-                int64_t first_expert, Shares& shares, std::vector<TensorCopy>& out) {
+                const ExpertNumbers& numbers, Shares& shares, std::vector<TensorCopy>& out) {
   const bool is_scalar = value.dim() == 0;  // of the whole parameter
   const bool is_expert = part.is_expert && !is_scalar;
   if (part.is_whole() || is_scalar) {
-    for (const auto& [tensor_name, tensor] : global_state({{name, value}}, first_expert)) {
+    for (const auto& [tensor_name, tensor] : global_state({{name, value}}, numbers)) {
       if (shares.takes(tensor, is_expert)) out.push_back(copy_of(tensor_name, tensor));
     }
     return;
@@ -79,7 +79,7 @@ void copy_state(const std::string& name, const at::Tensor& value, const Paramete
   const int64_t writer = shares.next_writer(num_values * value.element_size(), is_expert);
   const at::Tensor whole = gather_parts(part, value, writer);
   if (!whole.defined()) return;
-  for (const auto& [tensor_name, tensor] : global_state({{name, whole.to(at::kCPU)}}, first_expert))
+  for (const auto& [tensor_name, tensor] : global_state({{name, whole.to(at::kCPU)}}, numbers))
     out.push_back({tensor_name, tensor});
 }
 
@@ -119,7 +119,14 @@ std::string optimizer_file(const comm::ParallelContext& parallel) {
 json to_json(const TrainerState& state) {
   json versions = json::array();
   for (const auto& version : state.placement.versions) {
-    versions.push_back({{"from_step", version.from_step}, {"expert_use", version.use_MGE}});
+    versions.push_back({{"from_step", version.from_step},
+                        {"expert_use", version.use_MGE},
+                        {"places", version.places}});
+  }
+  json experts = json::array();
+  for (const auto& [layer, of] : state.experts) {
+    experts.push_back(
+        {{"layer", layer}, {"expert_of_slot", of.expert_of_slot}, {"tokens", of.tokens_RE}});
   }
   return {{"step", state.step},
           {"tokens", state.tokens},
@@ -127,7 +134,8 @@ json to_json(const TrainerState& state) {
           {"skipped_in_row", state.skipped_in_row},
           {"loss_mean", state.loss_mean},
           {"loss_mean_steps", state.loss_mean_steps},
-          {"placement", {{"versions", versions}, {"counted", state.placement.counted_MGE}}}};
+          {"placement", {{"versions", versions}, {"counted", state.placement.counted_MGE}}},
+          {"experts", experts}};
 }
 
 // Out of sight in one step, then gone: a half-removed folder never looks committed.
@@ -190,9 +198,9 @@ void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
     if (!shares.takes(tensor.value, tensor.is_expert)) continue;
     snapshot->model.push_back(copy_of(tensor.name, tensor.value));
   }
-  const int64_t first_expert = model::first_expert(decoder.config());
+  const ExpertNumbers numbers = expert_numbers(decoder);
   for (const auto& [name, tensor] : optimizer.state()) {
-    copy_state(name, tensor, optimizer.part_of(name), first_expert, shares, snapshot->optimizer);
+    copy_state(name, tensor, optimizer.part_of(name), numbers, shares, snapshot->optimizer);
   }
   pending_ = std::async(std::launch::async, [this, snapshot] { write(*snapshot); });
   if (failed_before) wait();  // twice in a row: the caller has to know

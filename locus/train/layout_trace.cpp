@@ -10,9 +10,11 @@
 #include <mutex>
 
 #include "locus/base/error.h"
+#include "locus/base/random.h"
 #include "locus/comm/thread_ranks.h"
 #include "locus/moe/exchange.h"
 #include "locus/train/checkpoint.h"
+#include "locus/train/expert_migration.h"
 #include "locus/train/placement.h"
 #include "locus/train/train_step.h"
 
@@ -45,6 +47,8 @@ bool take_option(std::string_view& text, LayoutName& layout) {
     layout.zero1 = true;
   } else if (word == "placed") {
     layout.placed = true;
+  } else if (word == "moved") {
+    layout.moved = true;
   } else {
     const std::vector<std::string> known = moe::exchange_names();
     if (std::find(known.begin(), known.end(), word) == known.end()) return false;
@@ -84,6 +88,18 @@ void start_counting(const model::Decoder& decoder, const data::SampleSource& sou
   }
 }
 
+// To places that have nothing to do with who wants them.
+void shuffle_experts(model::Decoder& decoder, Optimizer& optimizer, int64_t step) {
+  for (const auto& [number, moe] : decoder.moe_layers()) {
+    placement::ExpertOfSlot places(moe->expert_of_slot().size());
+    const uint64_t key = random_key({static_cast<uint64_t>(step), static_cast<uint64_t>(number)});
+    for (size_t slot = 0; slot < places.size(); ++slot) {
+      places[slot] = static_cast<int64_t>(permute_index(key, slot, places.size()));
+    }
+    migrate_experts(decoder, optimizer, number, places);
+  }
+}
+
 std::map<int64_t, DomainExpert> take_counts(const model::Decoder& decoder) {
   std::map<int64_t, DomainExpert> counts;
   for (const auto& [number, moe] : decoder.moe_layers()) {
@@ -108,7 +124,7 @@ LayoutName parse_layout(const std::string& text) {
   if (!is_known || !rest.empty()) {
     throw ConfigError(
         "\"{}\" is not a layout; 1, ep4, dp2, ep2dp2, ep4:hierarchical, ep4:dedup:chunks2, "
-        "dp2:zero1 or ep4:placed, for example",
+        "dp2:zero1 or ep4:placed:moved, for example",
         text);
   }
   return layout;
@@ -125,6 +141,11 @@ void check_layout(const LayoutName& layout, const TraceConfig& config) {
   if (config.decoder.moe.num_experts % layout.ep != 0) {
     throw ConfigError("layout {}: moe.num_experts = {} is not a multiple of {}", layout.text,
                       config.decoder.moe.num_experts, layout.ep);
+  }
+  if (layout.moved && layout.zero1 && layout.dp > 1) {
+    throw ConfigError(
+        "layout {}: experts cannot move while the optimiser's state of them is spread",
+        layout.text);
   }
   constexpr int64_t kMostChunks = 64;  // as parallel.exchange.chunks has it
   if (layout.chunks > kMostChunks) {
@@ -161,7 +182,7 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     if (config.float64) to_float64(decoder);
     if (config.hooks.model) config.hooks.model(context, decoder);
     const auto optimizer = make_optimizer(settings, named_parameters(decoder), context);
-    Placement placement(context, /*interval=*/1, /*prefetch=*/0);
+    Placement placement(context, /*interval=*/1, /*lag=*/0);  // the loader makes one at a time
     TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size},
@@ -173,13 +194,16 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
       if (layout.placed) start_counting(decoder, *source);
       const StepResult result = train_step.run(batches, config.lr, state);
       ++state.step;
-      if (layout.placed) placement.update(state.step, take_counts(decoder));
+      std::map<int64_t, DomainExpert> counts;
+      if (layout.placed) counts = take_counts(decoder);
+      if (layout.moved) shuffle_experts(decoder, *optimizer, state.step);
+      if (layout.placed) placement.update(state.step, counts, decoder);
       const std::lock_guard lock(mutex);
       step.loss = result.loss;
       step.aux_loss = result.aux_loss;
       step.grad_norm = result.grad_norm;
       for (const auto& [name, value] :
-           global_state(named_parameters(decoder), model::first_expert(shape))) {
+           global_state(named_parameters(decoder), expert_numbers(decoder))) {
         // Every rank's copy is looked at: one that has drifted off replaces the good ones.
         const at::Tensor copy = value.detach().to(at::kDouble).clone();
         const auto [place, is_new] = step.parameters.emplace(name, copy);

@@ -29,11 +29,12 @@ struct LayoutName {
   std::string exchange = "flat";
   int64_t chunks = 1;
   bool placed = false;  // sequences near the experts that they want
+  bool moved = false;   // experts change ranks after every step
   int64_t world_size() const { return ep * dp; }
 };
 
-// "1", "ep4", "dp2", "ep2dp2", "ep4:hierarchical", "ep4:dedup:chunks2", "dp2:zero1", "ep4:placed".
-// ConfigError that shows the form.
+// "1", "ep4", "dp2", "ep2dp2", "ep4:hierarchical", "ep4:dedup:chunks2", "dp2:zero1",
+// "ep4:placed:moved". ConfigError that shows the form.
 LayoutName parse_layout(const std::string& text);
 
 // Where a test plants a fault, rank by rank: the proof has to find it. Empty: nothing.

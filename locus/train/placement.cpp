@@ -1,54 +1,26 @@
 #include "locus/train/placement.h"
 
-#include <numeric>
 #include <utility>
 
 #include "locus/base/log.h"
+#include "locus/train/expert_moves.h"
 
 namespace locus::train {
-namespace {
-
-placement::Neighbourhood neighbourhood(const comm::ParallelContext& parallel) {
-  placement::Neighbourhood out;
-  for (int64_t rank = 0; rank < parallel.world_size; ++rank) {
-    out.node_of_rank.push_back(parallel.topology.node_of(rank));
-    if (parallel.layout.ep_rank(rank) == 0) {
-      out.ranks_of_group.push_back(parallel.layout.ep_ranks(rank));
-    }
-  }
-  return out;
-}
-
-std::vector<int64_t> as_they_come(size_t count) {
-  std::vector<int64_t> order(count);
-  std::iota(order.begin(), order.end(), int64_t{0});
-  return order;
-}
-
-}  // namespace
-
-// One more than are ready, one that is being made.
-Placement::Placement(const comm::ParallelContext& parallel, int64_t interval, int64_t prefetch)
-    : placer_(neighbourhood(parallel), interval, /*lag=*/prefetch + 2) {}
+Placement::Placement(const comm::ParallelContext& parallel, int64_t interval, int64_t lag)
+    : placer_(neighbourhood(parallel), interval, lag) {}
 
 std::string Placement::why_useless(const comm::ParallelContext& parallel,
                                    const std::vector<std::string>& domain_names) {
-  if (parallel.topology.num_nodes() < 2) return "all ranks are on one node";
   if (domain_names.size() < 2) return "the training data do not tell two domains apart";
-  for (int64_t rank = 0; rank < parallel.world_size; ++rank) {
-    const std::vector<int64_t> group = parallel.layout.ep_ranks(rank);
-    for (const int64_t other : group) {
-      if (parallel.topology.node_of(other) != parallel.topology.node_of(group.front())) return "";
-    }
-  }
-  return "every group of ranks that shares experts lies on one node";
+  return ExpertMoves::why_useless(parallel);
 }
 
 data::PlaceSequences Placement::place_sequences() {
   return [this](int64_t step, const placement::TokensByDomain& tokens_NG) {
     std::vector<int64_t> order = placer_.order(step, tokens_NG);
     const auto placed = placer_.expected_share(step, order, tokens_NG);
-    const auto unplaced = placer_.expected_share(step, as_they_come(order.size()), tokens_NG);
+    const auto unplaced =
+        placer_.expected_share(step, placement::as_they_come(order.size()), tokens_NG);
     if (placed && unplaced) {
       const std::lock_guard lock(mutex_);
       expectations_.emplace(step, Expectation{*placed, *unplaced});
@@ -57,13 +29,16 @@ data::PlaceSequences Placement::place_sequences() {
   };
 }
 
-void Placement::update(int64_t step, const std::map<int64_t, DomainExpert>& counts) {
+void Placement::update(int64_t step, const std::map<int64_t, DomainExpert>& counts,
+                       const model::Decoder& decoder) {
   placement::ExpertUse use_MGE;
   for (const auto& [layer, count_GE] : counts) {
     auto& use_GE = use_MGE.emplace_back();
     for (const auto& row : count_GE) use_GE.emplace_back(row.begin(), row.end());
   }
-  placer_.update(step, use_MGE);
+  std::vector<placement::ExpertOfSlot> places;
+  for (const auto& [layer, moe] : decoder.moe_layers()) places.push_back(moe->expert_of_slot());
+  placer_.update(step, use_MGE, places);
   if (said_idle_ || !placer_.is_idle()) return;
   said_idle_ = true;
   log::info(

@@ -11,6 +11,7 @@
 
 #include "locus/comm/parallel_context.h"
 #include "locus/data/loader.h"
+#include "locus/model/decoder.h"
 #include "locus/placement/sequence_placer.h"
 #include "locus/train/metrics.h"
 
@@ -21,8 +22,8 @@ using DomainExpert = std::vector<std::vector<int64_t>>;
 
 class Placement {
  public:
-  // interval: steps after which counts are taken up; prefetch: those that the loader works ahead.
-  Placement(const comm::ParallelContext& parallel, int64_t interval, int64_t prefetch);
+  // interval: steps after which counts are taken up; lag: from there until they count.
+  Placement(const comm::ParallelContext& parallel, int64_t interval, int64_t lag);
 
   // Why it would change nothing; empty: it may.
   static std::string why_useless(const comm::ParallelContext& parallel,
@@ -33,7 +34,9 @@ class Placement {
 
   // After `step` finished steps: what the routers counted in the last one, by layer, over all
   // ranks. Says once where it turns out that nothing can be won.
-  void update(int64_t step, const std::map<int64_t, DomainExpert>& counts);
+  // The decoder says where the experts are.
+  void update(int64_t step, const std::map<int64_t, DomainExpert>& counts,
+              const model::Decoder& decoder);
 
   // What was expected of the steps up to `step` since the last call: a line "placement", empty
   // where no step had counts to go by.

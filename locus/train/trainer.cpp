@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <sstream>
@@ -13,6 +14,7 @@
 #include "locus/base/signals.h"
 #include "locus/comm/activity.h"
 #include "locus/comm/collectives.h"
+#include "locus/moe/capacity_bound.h"
 #include "locus/train/lr_schedule.h"
 #include "locus/train/machine.h"
 
@@ -92,6 +94,7 @@ TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
   parts_.decoder.set_domain_names(parts_.source->domain_names());
   start_placement();
+  start_expert_moves();
   const TrainConfig& config = settings_.train;
   const Clock::time_point begin = Clock::now();
   const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
@@ -216,6 +219,26 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
   }
 }
 
+// What only some routers tell, or only some steps.
+void Trainer::set_measured(const moe::RouterStats& stats, double batches, MetricLine& line) const {
+  if (stats.capacity_sum > 0) {
+    line.set("capacity", static_cast<double>(stats.capacity_sum) / batches);
+  }
+  if (stats.cluster_sum_ED.defined()) line.set("calinski_harabasz", stats.calinski_harabasz());
+  if (stats.cosine_sum_E.empty()) return;
+  const model::DecoderConfig& config = parts_.decoder.config();
+  const auto bound = [&config](double cosine) {
+    if (std::isnan(cosine)) return cosine;
+    return moe::capacity_bound(cosine, config.model.hidden_size, config.moe.num_experts);
+  };
+  std::vector<double> bounds;
+  for (const double cosine : stats.cosines()) bounds.push_back(bound(cosine));
+  line.set("cosine", stats.cosine())
+      .set("capacity_bound", bound(stats.cosine()))
+      .set("cosines", stats.cosines())
+      .set("capacity_bounds", bounds);
+}
+
 void Trainer::start_placement() {
   if (!settings_.place_sequences) return;
   const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
@@ -226,21 +249,42 @@ void Trainer::start_placement() {
     log::info("parallel.place_sequences has nothing to do: {}", useless);
     return;
   }
-  placement_ =
-      std::make_unique<Placement>(parallel, settings_.log.domain_interval, settings_.prefetch);
+  // The loader has made one step more than are ready, and is making one.
+  placement_ = std::make_unique<Placement>(parallel, settings_.log.domain_interval,
+                                           /*lag=*/settings_.prefetch + 2);
   placement_->restore(state_.placement);
+}
+
+void Trainer::start_expert_moves() {
+  if (settings_.place_experts_interval == 0) return;
+  const std::string useless = parts_.decoder.moe_layers().empty()
+                                  ? "the model has no experts"
+                                  : ExpertMoves::why_useless(parts_.decoder.config().parallel);
+  if (!useless.empty()) {
+    log::info("parallel.place_experts_interval has nothing to do: {}", useless);
+    return;
+  }
+  moves_ = std::make_unique<ExpertMoves>(parts_.decoder, parts_.optimizer,
+                                         settings_.place_experts_interval,
+                                         settings_.log.router_interval);
+  moves_->restore(state_.experts);
 }
 
 void Trainer::start_router_stats(int64_t step) {
   if ((step + 1) % settings_.log.router_interval != 0) return;
   const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
-  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_stats(num_domains);
+  const bool samples = (step + 1) % settings_.log.domain_interval == 0;
+  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+    moe->start_stats(num_domains, /*with_clusters=*/samples);
+  }
 }
 
 void Trainer::write_router_stats(int64_t step) {
   if (step % settings_.log.router_interval != 0) return;
   std::map<int64_t, DomainExpert> counts;
+  std::map<int64_t, std::vector<int64_t>> own_tokens;
   for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+    own_tokens[layer] = moe->own_stats().tokens_per_expert;
     const moe::RouterStats stats = moe->take_stats();
     const auto tokens = static_cast<double>(std::max<int64_t>(stats.num_tokens, 1));
     const auto batches = static_cast<double>(std::max<int64_t>(stats.num_batches, 1));
@@ -257,6 +301,7 @@ void Trainer::write_router_stats(int64_t step) {
         .set("balance_loss", stats.balance_loss / batches)
         .set("z_loss", stats.z_loss / batches)
         .set("locality_loss", stats.locality_loss / batches);
+    set_measured(stats, batches, line);
     if (!stats.domain_expert.empty()) {
       moe::add_counts(domain_expert_[layer], stats.domain_expert);
       if (step % settings_.log.domain_interval == 0) {
@@ -267,7 +312,17 @@ void Trainer::write_router_stats(int64_t step) {
     }
     write(line);
   }
-  if (placement_) placement_->update(step, counts);
+  bring_together(step, counts, own_tokens);
+}
+
+// Experts and tokens, by what the routers counted.
+void Trainer::bring_together(int64_t step, const std::map<int64_t, DomainExpert>& counts,
+                             const std::map<int64_t, std::vector<int64_t>>& own_tokens) {
+  if (moves_) {
+    comm::note_phase(parts_.decoder.config().parallel.activity, "moving experts");
+    for (const MetricLine& line : moves_->update(step, own_tokens)) write(line);
+  }
+  if (placement_) placement_->update(step, counts, parts_.decoder);
 }
 
 StepResult Trainer::run_step(const std::vector<data::Batch>& batches, double lr) {
@@ -321,6 +376,7 @@ void Trainer::write_exchange_stats(int64_t step) {
         .set("inter_bytes", total.inter_bytes)
         .set("least_inter_bytes", sum->stats.least_inter_bytes)
         .set("flat_inter_bytes", sum->stats.flat_inter_bytes)
+        .set("assigned_bytes", sum->stats.assigned_bytes)
         .set("inter_messages", sum->stats.inter_messages)
         .set("flight_s", total.flight_s)
         .set("exposed_s", total.exposed_s)
@@ -355,6 +411,7 @@ void Trainer::save_checkpoint() {
   const Clock::time_point begin = Clock::now();
   comm::note_phase(parts_.decoder.config().parallel.activity, "checkpoint");
   if (placement_) state_.placement = placement_->state();
+  if (moves_) state_.experts = moves_->state();
   parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_, settings_.texts);
   write(MetricLine("checkpoint", state_.step)
             .set("path", format("checkpoints/step_{:08}", state_.step))

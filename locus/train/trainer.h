@@ -15,6 +15,7 @@
 #include "locus/data/loader.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
+#include "locus/train/expert_moves.h"
 #include "locus/train/metrics.h"
 #include "locus/train/placement.h"
 #include "locus/train/train_step.h"
@@ -38,8 +39,9 @@ struct TrainerSettings {
   LogConfig log;
   int64_t eval_interval = 0;  // 0: only at the end
   int64_t prefetch = 4;
-  bool place_sequences = false;  // parallel.place_sequences
-  double flops_per_token = 0;    // of training, for the throughput
+  bool place_sequences = false;        // parallel.place_sequences
+  int64_t place_experts_interval = 0;  // parallel.place_experts_interval
+  double flops_per_token = 0;          // of training, for the throughput
   double peak_flops = 0;
   std::vector<TextFile> texts;       // of each checkpoint
   std::filesystem::path trace_file;  // of log.timeline_step; rank 0 writes it
@@ -81,6 +83,10 @@ class Trainer {
   void note_skipped(const StepResult& result);
   void save_checkpoint();
   void start_placement();
+  void start_expert_moves();
+  void set_measured(const moe::RouterStats& stats, double batches, MetricLine& line) const;
+  void bring_together(int64_t step, const std::map<int64_t, DomainExpert>& counts,
+                      const std::map<int64_t, std::vector<int64_t>>& own_tokens);
 
   TrainerParts parts_;
   TrainerSettings settings_;
@@ -91,6 +97,7 @@ class Trainer {
   // few domains.
   std::map<int64_t, DomainExpert> domain_expert_;
   std::unique_ptr<Placement> placement_;  // null: sequences stay where they come
+  std::unique_ptr<ExpertMoves> moves_;    // null: experts stay where they are
 };
 
 }  // namespace locus::train

@@ -43,5 +43,18 @@ TEST(DescribeModel, TellsTheMemoryOfEachRank) {
   EXPECT_EQ(value_of(parts, "optimiser state"), "5.07 MiB");
 }
 
+TEST(DescribeModel, TellsWhatEachOfSeveralRanksSends) {
+  RunConfig config = config_of_ranks(4, false);
+  config.train.global_batch_size = 16;
+  config.data.sequence_length = 256;
+  EXPECT_EQ(describe_model(config_of_ranks(1, false)).find("sent by each rank"), std::string::npos);
+  const std::string text = describe_model(config, 8);
+  // 16 * 256 / 8 tokens, two experts each, rows of 512 bytes, four ways, three of four leave.
+  EXPECT_EQ(value_of(text, "token rows, tokens anywhere"), "1.50 MiB");
+  // 7/8 of the 8.3 MiB that all have, half of a quarter of the 12 MiB of experts; all of it twice.
+  const double experts = 2 * 0.5 * 3, others = 2 * 7.0 / 8 * (20.3 - 12);
+  EXPECT_EQ(value_of(text, "sums of gradients"), short_bytes((experts + others) * 1048576));
+}
+
 }  // namespace
 }  // namespace locus::app

@@ -126,6 +126,39 @@ TEST(Prepare, WritesADatasetThatHoldsEveryDocumentOnceWithItsDomain) {
   EXPECT_EQ(stored.vocab_size, 330);
 }
 
+// The texts of two vocabularies, without a word of where they come from.
+TEST(Prepare, MakesDomainsOfClusters) {
+  Corpus corpus;
+  const auto text_of = [](int number) {
+    std::string text;
+    for (uint64_t i = 0; i < 60; ++i) {
+      text += (number % 2 == 0 ? "alpha" : "omega") +
+              std::to_string(random_bits(static_cast<uint64_t>(number), i) % 30) + " ";
+    }
+    return text;
+  };
+  std::string lines;
+  for (int i = 0; i < 300; ++i) lines += "{\"text\": \"" + text_of(i) + "\"}\n";
+  corpus.config.inputs = {write_text(corpus.folder / "in/plain.jsonl", lines)};
+  corpus.config.num_clusters = 2;
+  const PrepareResult result = run(corpus.config);
+  EXPECT_EQ(result.info.domains, (std::vector<std::string>{"cluster-0", "cluster-1"}));
+  std::map<std::string, std::set<char>> first_letters;
+  int64_t found = 0;
+  for (const char* split : {"train", "valid", "test"}) {
+    for (const std::string& text : texts_of(corpus.config.output, split)) {
+      first_letters[text.substr(0, text.find('|'))].insert(text[text.find('|') + 1]);
+      ++found;
+    }
+    TextCounts sum;
+    for (const auto& [domain, counts] : result.info.splits.at(split).by_domain) sum += counts;
+    EXPECT_EQ(sum, result.info.splits.at(split).total) << split;
+  }
+  EXPECT_EQ(found, 300);
+  ASSERT_EQ(first_letters.size(), 2U);
+  for (const auto& [cluster, letters] : first_letters) EXPECT_EQ(letters.size(), 1U) << cluster;
+}
+
 TEST(Prepare, SplitsByShareAndSeed) {
   Corpus corpus;
   const auto first = run(corpus.config);
@@ -379,7 +412,7 @@ TEST(Prepare, ReportsAllWrongSettingsAtOnce) {
 
 TEST(Prepare, ListsItsFields) {
   PrepareConfig config;
-  EXPECT_EQ(collect_fields(config).size(), 15u);
+  EXPECT_EQ(collect_fields(config).size(), 16u);
 }
 
 TEST(HashSet, FindsWhatWasInserted) {

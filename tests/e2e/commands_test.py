@@ -184,6 +184,33 @@ def test_full_disk_while_training(folder):
     assert not [p for p in checkpoints.iterdir() if p.name.startswith("step_")], list(checkpoints.iterdir())
 
 
+def test_routing_by_domain(folder):
+    routed = ["--config", "run.toml", "--set", "moe.router.type=locmoe", "--set", "train.output_dir=domains",
+              "--set", "train.max_steps=6"]
+    locus(folder, "train", *routed, "--set", "moe.num_domain_groups=2")
+    settings = (folder / "domains" / "config.toml").read_text()
+    expect(settings, '"left = ', '"right = ', "= 0-1", "= 2-3")
+    out, errors = locus(folder, "eval", "--checkpoint", "domains")
+    expect(out, "told from the text", "all (inferred)")
+    assert "warning" not in errors, errors
+    locus(folder, "generate", "--checkpoint", "domains", "--max-new-tokens", "4", "--prompt", "abc")
+    # Other names: the text says where its tokens go.
+    locus(folder, "prepare", "--output", "renamed", "--tokenizer", "data/tokenizer.model", "--valid-share", "0.2",
+          "--test-share", "0", "up=text.jsonl")
+    out, errors = locus(folder, "eval", "--checkpoint", "domains", "--data", "renamed", "--split", "valid")
+    expect(errors, "no experts of its own for up")
+    assert "inferred" not in out, out
+    # Groups that do not fit the data.
+    shutil.rmtree(folder / "domains")
+    train = ["train", *routed]
+    expect_error(folder, 2, ['no experts to "right"'], *train, "--set", 'moe.domain_groups=["left = 0-3"]')
+    for suffix in ("bin", "idx"):
+        shutil.copy(folder / "data" / f"train.{suffix}", folder / f"bare.{suffix}")
+    expect_error(folder, 2, ["tell no domains"], *train, "--set", "moe.num_domain_groups=2", "--set",
+                 'data.train=["bare"]', "--set", 'data.tokenizer="data/tokenizer.model"')
+    assert not (folder / "domains" / "checkpoints").exists()
+
+
 def main():
     tests = [(name, test) for name, test in globals().items() if name.startswith("test_")]
     with tempfile.TemporaryDirectory() as name:

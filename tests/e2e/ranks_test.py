@@ -6,6 +6,7 @@ checkpoints that every layout reads, and one message where something is wrong.
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,65 @@ def test_any_layout_resumes_any_other(train, scratch, name, launch):
     assert shown.returncode == 0, shown.stderr
 
 
+def test_placed_sequences(train, scratch, name, launch):
+    """On the nodes of their domains' experts: fewer bytes, the same losses; a run that goes on is the same to the bit."""
+    common = {"parallel__expert_model_parallel_size": 4, "comm__emulate__nodes": 2, "moe__router__type": "locmoe",
+              "moe__router__top_k": 1, "moe__num_domain_groups": 2, "log__interval": 2, "log__router_interval": 1,
+              "log__domain_interval": 2, "checkpoint__interval": 5}
+    unplaced = loss(train(scratch / f"{name}-unplaced", 14, 4, launch, **common))
+    placed, parted = scratch / f"{name}-placed", scratch / f"{name}-parted"
+    whole = loss(train(placed, 14, 4, launch, parallel__place_sequences=True, **common))
+    assert abs(whole - unplaced) < 1e-5 * unplaced, (whole, unplaced)
+    for steps in (7, 14):
+        loss(train(parted, steps, 4, launch, parallel__place_sequences=True, **common))
+    for one in sorted((placed / "checkpoints" / "step_00000014").glob("model*.safetensors")):
+        assert one.read_bytes() == (parted / "checkpoints" / "step_00000014" / one.name).read_bytes(), one.name
+
+    def lines(folder, kind):
+        found = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [line for line in found if line["kind"] == kind and line["step"] > 10]
+
+    def inter_bytes(folder):
+        return sum(line["inter_bytes"] for line in lines(folder, "exchange"))
+
+    assert inter_bytes(placed) < 0.7 * inter_bytes(scratch / f"{name}-unplaced"), "nothing came nearer"
+    for line in lines(placed, "placement"):
+        assert line["expected_on_node"] > line["unplaced_on_node"], line
+
+
+def test_moving_experts(train, scratch, name, launch):
+    """To the nodes of their tokens: the same losses, also where a run goes on, and on other layouts."""
+    # Of eight experts, four on each node, one of each domain is on the other's node.
+    common = {"comm__emulate__nodes": 2, "moe__router__type": "locmoe", "moe__router__top_k": 1,
+              "moe__num_experts": 8, "moe__domain_groups": ["left = 0, 4-6", "right = 1-3, 7"],
+              "log__interval": 2, "log__router_interval": 1, "log__domain_interval": 2, "checkpoint__interval": 5}
+    ep4 = {"parallel__expert_model_parallel_size": 4, "parallel__place_sequences": True}
+    still = loss(train(scratch / f"{name}-still", 40, 4, launch, **common, **ep4))
+    moving = {"parallel__place_experts_interval": 16}
+    run, parted = scratch / f"{name}-moving", scratch / f"{name}-moving-parted"
+    whole = loss(train(run, 40, 4, launch, **common, **ep4, **moving))
+    assert abs(whole - still) < 1e-5 * still, (whole, still)
+    for steps in (23, 40):
+        loss(train(parted, steps, 4, launch, **common, **ep4, **moving))
+    for one in sorted((run / "checkpoints" / "step_00000040").glob("*.safetensors")):
+        assert one.read_bytes() == (parted / "checkpoints" / "step_00000040" / one.name).read_bytes(), one.name
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    moves = [line for line in lines if line["kind"] == "migration"]
+    assert any(line["moved"] > 0 for line in moves), moves
+    assert moves[-1]["expert_of_slot"] != list(range(8)), moves[-1]
+    for line in moves:
+        assert sorted(line["expert_of_slot"]) == list(range(8)), line
+        assert line["moved"] == 0 or line["saves_bytes"] > line["costs_bytes"], line
+    further = loss(train(scratch / f"{name}-still", 42, 4, launch, **common, **ep4))
+    for ranks, ep in ((2, 2), (1, 1)):  # from the same checkpoint
+        shutil.rmtree(scratch / "other", ignore_errors=True)
+        shutil.copytree(run, scratch / "other")
+        other = loss(train(scratch / "other", 42, ranks, launch if ranks > 1 else (lambda _: []),
+                           **(common if ranks > 1 else common | {"comm__emulate__nodes": 0}), **moving,
+                           parallel__expert_model_parallel_size=ep))
+        assert abs(other - further) < 1e-5 * further, (ranks, other, further)
+
+
 def test_one_message_of_what_is_wrong(train, scratch, name, launch):
     cases = [
         (2, {"parallel__expert_model_parallel_size": 3}, "parallel.expert_model_parallel_size = 3", 2),
@@ -97,7 +157,8 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             scratch = pathlib.Path(folder)
             train = Training(scratch)
-            for test in (test_losses, test_any_layout_resumes_any_other, test_one_message_of_what_is_wrong):
+            for test in (test_losses, test_any_layout_resumes_any_other, test_placed_sequences, test_moving_experts,
+                         test_one_message_of_what_is_wrong):
                 test(train, scratch, name, launch)
                 print(f"{test.__name__} under {name}: ok", flush=True)
     print("passed under " + " and ".join(name for name, _ in found))

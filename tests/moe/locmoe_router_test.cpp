@@ -2,11 +2,15 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "locus/base/error.h"
+#include "locus/moe/capacity_bound.h"
 #include "locus/moe/pooled_gate.h"
+#include "locus/moe/router_math.h"
+#include "locus/moe/router_stats.h"
 #include "tests/moe/router_helpers.h"
 #include "tests/support/expect_error.h"
 
@@ -125,7 +129,7 @@ TEST(LocalityLoss, HasAFiniteGradientWhereAnExpertHasNoShareAtAll) {
 
 TEST(LocalityLoss, PullsTokensToTheirNode) {
   at::Tensor logits = random_input(16, 6).to(at::kDouble).requires_grad_();
-  const at::Tensor is_local_E = local_experts(two_nodes(1));
+  const at::Tensor is_local_E = local_experts(two_nodes(1).node_of_expert, 1);
   const at::Tensor p = at::softmax(logits, 1);
   const at::Tensor loss = locality_loss(p, is_local_E, 0.01);
   const at::Tensor step = torch::autograd::grad({loss}, {logits})[0];
@@ -142,8 +146,9 @@ TEST(LocMoeRouter, AddsTheLocalityLossInTrainingAndOnlyWhereItHasAnEffect) {
   auto router = router_of(top_1(), two_nodes(0), toml);
   const Routing routing = router->route(x, tokens_of(40));
   ASSERT_TRUE(routing.locality_loss.defined());
-  const double want =
-      0.5 * locality_loss(routing.probability_TE, local_experts(two_nodes(0)), 0.01).item<double>();
+  const double want = 0.5 * locality_loss(routing.probability_TE,
+                                          local_experts(two_nodes(0).node_of_expert, 0), 0.01)
+                                .item<double>();
   EXPECT_NEAR(routing.aux_loss.item<double>(), want, 1e-6);
   router->eval();
   EXPECT_FALSE(router->route(x, tokens_of(40)).locality_loss.defined());
@@ -156,12 +161,92 @@ TEST(LocMoeRouter, NamesWrongSettings) {
   EXPECT_EQ(problem("temperature = 0.0\n"), "moe.locmoe.temperature = 0: must be above 0");
   EXPECT_EQ(problem("locality_eps = 1.0\n"),
             "moe.locmoe.locality_eps = 1: must be above 0 and below 1");
+  RouterConfig limited = top_1();
+  limited.capacity_factor = 1.5;
+  EXPECT_EQ(only_problem(limited, 6, "capacity_policy = \"target_drop\"\n"),
+            "moe.router.capacity_factor = 1.5 has no part in moe.locmoe.capacity_policy = "
+            "\"target_drop\": set it to 0");
   EXPECT_EQ(problem("gate_scale = \"max\"\n"),
             "moe.locmoe.gate_scale = \"max\" is not known; known: unit_variance, mean");
   const std::string error =
       test::error_of<ConfigError>([] { router_of(top_1(), context_of(6, 5)); });
   EXPECT_NE(error.find("a pooled gate has a group of channels for each expert"), std::string::npos)
       << error;
+}
+
+TEST(PooledGate, TellsCosinesWhateverItsScale) {
+  for (const PoolScale scale : {PoolScale::kMean, PoolScale::kUnitVariance}) {
+    const PooledGate gate(29, 6, scale);
+    at::Tensor x = random_input(20, 29);
+    x[3].zero_();
+    const at::Tensor weight_ED = dense_gate(29, 6, true);
+    const at::Tensor expected =
+        at::mm(x.to(at::kDouble), weight_ED.t()) /
+        (x.to(at::kDouble).norm(2, 1, true).clamp_min(1e-30) * weight_ED.norm(2, 1).unsqueeze(0));
+    EXPECT_TRUE(
+        at::allclose(gate.cosines(gate.values(x), x).to(at::kDouble), expected, 1e-5, 1e-6));
+  }
+}
+
+double mean_cosine(const at::Tensor& x) {
+  const PooledGate gate(30, 5, PoolScale::kUnitVariance);
+  return gate.affinities(x).amax(1).mean().item<double>();
+}
+
+TEST(LocMoeRouter, MeasuresTheAnglesOfFirstChoices) {
+  const at::Tensor x = random_input(200, 30, 3);
+  for (const char* toml : {"", "gate_scale = \"mean\""}) {
+    auto router = router_of(top_1(), context_of(5, 30), toml);
+    EXPECT_FALSE(router->route(x, tokens_of(200)).cosine_sum_E.defined()) << "nobody looks";
+    router->is_observed = true;
+    const Routing routing = router->route(x, tokens_of(200));
+    RouterStats stats;
+    add_routing(stats, routing, tokens_of(200), 5, 200, 0);
+    EXPECT_NEAR(stats.cosine(), mean_cosine(x), 1e-5) << toml;
+    EXPECT_EQ(stats.cosines().size(), 5U);
+  }
+}
+
+TEST(LocMoeRouter, DropsNoMoreThanItsTarget) {
+  for (const double share : {0.0, 0.02, 0.1, 0.5}) {
+    auto router =
+        router_of(top_1(), context_of(5, 30),
+                  format("capacity_policy = \"target_drop\"\ntarget_drop_share = {}", share));
+    const Routing routing = router->route(random_input(500, 30, 9), tokens_of(500));
+    const int64_t dropped = 500 - routing.assignment.token_N.numel();
+    EXPECT_LE(static_cast<double>(dropped), share * 500);
+    // One less would drop more than that.
+    const at::Tensor requested_E = count_experts(routing.assignment.requested_TK, 5);
+    const double at_one_less =
+        (requested_E - static_cast<double>(routing.capacity - 1)).clamp_min(0).sum().item<double>();
+    EXPECT_GT(at_one_less, share * 500) << routing.capacity;
+    EXPECT_FALSE(router->is_causal_in_training());
+  }
+}
+
+TEST(LocMoeRouter, TakesTheBoundOfTheAnglesThatItHasSeen) {
+  auto router = router_of(top_1(), context_of(5, 30), "capacity_policy = \"bound\"");
+  const at::Tensor x = random_input(300, 30, 9);
+  const at::Tensor near = x.abs();  // other angles
+  const auto bound = [](double cosine) {
+    return static_cast<int64_t>(std::ceil(capacity_bound(cosine, 30, 5)));
+  };
+  router->on_step(0, 10);
+  EXPECT_EQ(router->route(x, tokens_of(300)).capacity, 0) << "nothing is known in the first step";
+  router->on_step_end({});
+  router->on_step(1, 10);
+  const Routing routing = router->route(x, tokens_of(300));
+  EXPECT_EQ(routing.capacity, bound(mean_cosine(x)));
+  EXPECT_LE(count_experts(routing.assignment.expert_N, 5).max().item<double>(),
+            static_cast<double>(routing.capacity));
+  // A skipped step leaves no trace; a taken one counts for a half, as the second of two.
+  router->on_step(2, 10);
+  router->route(near, tokens_of(300));
+  router->on_step(3, 10);
+  EXPECT_EQ(router->route(near, tokens_of(300)).capacity, bound(mean_cosine(x)));
+  router->on_step_end({});
+  EXPECT_NEAR(router->named_buffers()["cosine"].item<double>(),
+              (mean_cosine(x) + mean_cosine(near)) / 2, 1e-5);
 }
 
 }  // namespace

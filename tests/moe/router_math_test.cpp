@@ -99,5 +99,22 @@ TEST(GateWeight, DependsOnSeedAndLayerAlone) {
   EXPECT_FALSE(at::equal(weight, init_gate_weight(other_seed)));
 }
 
+TEST(CapacityOfDropShare, IsTheLeastThatDropsNoMore) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    const at::Tensor count_E =
+        at::randint(0, seed % 2 == 0 ? 4 : 90, {7}, at::detail::createCPUGenerator(seed),
+                    at::TensorOptions(at::kFloat));
+    for (const double share : {0.0, 0.01, 0.2, 0.6, 0.999}) {
+      const double allowed = share * count_E.sum().item<double>() + 1e-6;
+      const auto dropped = [&](int64_t capacity) {
+        return (count_E - static_cast<double>(capacity)).clamp_min(0).sum().item<double>();
+      };
+      int64_t least = 1;
+      while (dropped(least) > allowed) ++least;
+      EXPECT_EQ(capacity_of_drop_share(count_E, share), least) << seed << " " << share;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace locus::moe

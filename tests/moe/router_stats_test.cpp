@@ -97,5 +97,24 @@ TEST(RouterStats, OfNothingAreZero) {
   EXPECT_EQ(stats.num_batches, 1);
 }
 
+// Equation 13 as it is written, over the rows that experts computed.
+TEST(RouterStats, TellHowFarApartTheTokensOfExpertsLie) {
+  const at::Tensor x = at::randn({4, 5}, at::detail::createCPUGenerator(3), at::kFloat);
+  const Routing routing = worked_routing();
+  RouterStats stats = worked_stats(0);
+  EXPECT_TRUE(std::isnan(stats.calinski_harabasz())) << "not sampled";
+  add_clusters(stats, routing, x, 3);
+  const at::Tensor rows = x.to(at::kDouble).index_select(0, routing.assignment.token_N);
+  const at::Tensor mean = rows.mean(0);
+  double between = 0, within = 0;
+  for (const int64_t expert : {0, 2}) {
+    const at::Tensor own = rows.index({routing.assignment.expert_N.eq(expert)});
+    const at::Tensor center = own.mean(0);
+    between += static_cast<double>(own.size(0)) * (center - mean).square().sum().item<double>();
+    within += (own - center).square().sum().item<double>();
+  }
+  EXPECT_NEAR(stats.calinski_harabasz(), (between / (2 - 1)) / (within / (4 - 2)), 1e-9);
+}
+
 }  // namespace
 }  // namespace locus::moe

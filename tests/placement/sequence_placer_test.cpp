@@ -40,6 +40,23 @@ TEST(SequencePlacer, BringsSequencesToTheNodeOfTheirExperts) {
   EXPECT_FALSE(placer.is_idle());
 }
 
+// The experts of domain 0 have moved to node 1.
+TEST(SequencePlacer, KnowsWhereTheExpertsAre) {
+  SequencePlacer placer(two_nodes(), 1, 0);
+  placer.update(1, separate_use(), {{2, 3, 1, 0}});
+  const TokensByDomain tokens{{0, 10}, {10, 0}, {0, 10}, {10, 0}};
+  const std::vector<int64_t> order = placer.order(1, tokens);
+  const auto place_of = [&](int64_t sequence) {
+    return std::find(order.begin(), order.end(), sequence) - order.begin();
+  };
+  EXPECT_LT(place_of(0), 2);
+  EXPECT_LT(place_of(2), 2);
+  EXPECT_GE(place_of(1), 2);
+  // Expert 0, which most of domain 0 wants, is on rank 3.
+  EXPECT_NEAR(placer.expected_share(1, {0, 2, 1, 3}, tokens)->on_rank, (0.8 + 0.2 + 0.2 + 0.8) / 4,
+              1e-12);
+}
+
 TEST(SequencePlacer, GivesEveryRankEquallyManyWhateverTheyHold) {
   SequencePlacer placer(two_nodes(), 1, 0);
   placer.update(1, separate_use());

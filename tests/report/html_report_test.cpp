@@ -226,6 +226,28 @@ TEST(HtmlReport, SaysWhatCommunicationCost) {
             std::string::npos);
 }
 
+TEST(HtmlReport, SaysHowManyWaysStayedOnTheNode) {
+  RunData data = synthetic(on_nodes({0, 0, 1, 1}));
+  for (auto& [number, layer] : data.exchange) {
+    for (ExchangePoint& point : layer.points) {
+      point.assigned_bytes = 4 * point.flat_inter_bytes;
+    }
+  }
+  data.placement = {{10, 0.5, 0.25}, {20, 0.75, 0.25}};
+  data.migration[1] = {{20, 3, 0, 1e6, 1e5}, {40, 0, 2, 1e4, 1e5}};
+  const std::string page = make_html_report({data});
+  EXPECT_NE(
+      page.find("75.0 % of the tokens' ways to experts stayed on their node in that step; over "
+                "the run, 62.5 % were expected to with the sequences where they were placed, "
+                "25.0 % with them as they come. Experts changed ranks 3 times, to save 1.01 MB "
+                "between nodes."),
+      std::string::npos);
+  const json curves = embedded_data(page)["runs"][0]["exchange"]["curves"];
+  EXPECT_TRUE(curves.contains("on_node") && curves.contains("expected_on_node") &&
+              curves.contains("unplaced_on_node"))
+      << curves;
+}
+
 TEST(HtmlReport, ShowsATimelineAlsoWithoutExchanges) {
   const SyntheticRun run;
   RunData data = synthetic(run);

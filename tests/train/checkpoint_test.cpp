@@ -39,8 +39,10 @@ TrainerState state_at(int64_t step) {
           .skipped_in_row = 1,
           .loss_mean = 1.0 / 3.0,
           .loss_mean_steps = 9,
-          .placement = {.versions = {{7, {{{0.5, 2}, {3, 1.0 / 3.0}}}}, {9, {{{1, 2}, {3, 4}}}}},
-                        .counted_MGE = {{{5, 6}, {7, 8}}}}};
+          .placement = {.versions = {{7, {{{0.5, 2}, {3, 1.0 / 3.0}}}, {}},
+                                     {9, {{{1, 2}, {3, 4}}}, {{1, 0}, {0, 1}}}},
+                        .counted_MGE = {{{5, 6}, {7, 8}}}},
+          .experts = {{3, {{1, 0}, {{5, 1.0 / 3.0}}}}, {5, {{}, {}}}}};
 }
 
 void save(CheckpointWriter& writer, Trained& trained, int64_t step) {
@@ -100,7 +102,7 @@ TEST(Checkpoint, BringsBackEveryTensorAndTheTrainersState) {
     const CheckpointRef found = resolve_checkpoint(folder.path());
     EXPECT_EQ(found.step, 100);
     load_model(found, loaded.decoder);
-    load_optimizer(found, *loaded.optimizer);
+    load_optimizer(found, *loaded.optimizer, loaded.decoder);
     expect_equal_models(trained.decoder, loaded.decoder);
     const NamedTensors left = trained.optimizer->state();
     const NamedTensors right = loaded.optimizer->state();
@@ -115,7 +117,12 @@ TEST(Checkpoint, BringsBackEveryTensorAndTheTrainersState) {
     EXPECT_EQ(state.placement.versions[1].from_step, 9);
     EXPECT_EQ(state.placement.versions[0].use_MGE,
               (placement::ExpertUse{{{0.5, 2}, {3, 1.0 / 3.0}}}));
+    EXPECT_EQ(state.placement.versions[1].places,
+              (std::vector<placement::ExpertOfSlot>{{1, 0}, {0, 1}}));
     EXPECT_EQ(state.placement.counted_MGE, (placement::ExpertUse{{{5, 6}, {7, 8}}}));
+    ASSERT_EQ(state.experts.size(), 2U);
+    EXPECT_EQ(state.experts.at(3).expert_of_slot, (placement::ExpertOfSlot{1, 0}));
+    EXPECT_EQ(state.experts.at(3).tokens_RE, (std::vector<std::vector<double>>{{5, 1.0 / 3.0}}));
     EXPECT_EQ(read_file(found.path / "config.toml"), "# settings\n");
     EXPECT_EQ(read_file(found.path / "tokenizer.model"), "tokenizer bytes");
     EXPECT_EQ(read_file(folder.path() / "latest"), "step_00000100\n");

@@ -122,7 +122,7 @@ struct RankRun {
   void load(const fs::path& folder) {
     const CheckpointRef found = resolve_checkpoint(folder);
     load_model(found, decoder);
-    load_optimizer(found, *optimizer, model::first_expert(decoder.config()), 4);
+    load_optimizer(found, *optimizer, decoder);
     state = load_trainer_state(found);
   }
 
@@ -273,7 +273,7 @@ TEST(DistributedOptimizerCheckpoints, OfAnotherShapeNameTheTensorAndBothShapes) 
   model::Decoder decoder(wider);
   const auto optimizer = make_optimizer({}, named_parameters(decoder));
   const std::string message = test::error_of<DataError>(
-      [&] { load_optimizer(resolve_checkpoint(scratch.path()), *optimizer); });
+      [&] { load_optimizer(resolve_checkpoint(scratch.path()), *optimizer, decoder); });
   EXPECT_NE(message.find("the optimiser needs"), std::string::npos) << message;
   EXPECT_NE(message.find("[112, 32]"), std::string::npos) << message;
 }

@@ -86,7 +86,8 @@ INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
                                           testing::Values("sequence", "global_batch")),
                          [](const auto& one) { return std::get<2>(one.param); });
 
-// Sequences change ranks after the first step; domains own experts where the router heeds them.
+// Sequences change ranks once the first step has been counted, experts after every step; domains
+// own experts where the router heeds them.
 class PlacedSequences : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
 
 TEST_P(PlacedSequences, TrainTheSameModelWhereverTheyAre) {
@@ -104,16 +105,17 @@ TEST_P(PlacedSequences, TrainTheSameModelWhereverTheyAre) {
         data::token_counts(*source, {"left", "right"}, config.decoder.model.vocab_size);
   }
   const auto expected = trace_layout(parse_layout("1"), config, source);
-  for (const char* layout : {"ep4:placed", "ep2dp2:placed", "ep4:placed:dedup:chunks2"}) {
-    std::atomic<bool> moved = false;
+  for (const char* layout :
+       {"ep4:placed", "ep2dp2:placed:moved", "ep4:placed:moved:dedup:chunks2"}) {
+    std::atomic<bool> placed = false;
     config.hooks.batches = [&](const comm::ParallelContext&, std::vector<data::Batch>& batches) {
-      for (const data::Batch& batch : batches) moved = moved || batch.is_placed;
+      for (const data::Batch& batch : batches) placed = placed || batch.is_placed;
     };
     const TraceDifference difference =
         compare_traces(expected, trace_layout(parse_layout(layout), config, source), 1e-9);
     EXPECT_EQ(difference.step, 0) << layout << ": step " << difference.step << ", "
                                   << difference.what << ": " << difference.relative;
-    EXPECT_TRUE(moved) << layout;
+    EXPECT_TRUE(placed) << layout;
   }
 }
 
@@ -123,6 +125,31 @@ INSTANTIATE_TEST_SUITE_P(Routers, PlacedSequences,
                          [](const auto& one) {
                            return std::get<0>(one.param) + "_" + std::get<1>(one.param);
                          });
+
+// What capacity the policies find is of the tokens of all ranks.
+TEST(Layouts, AgreeOnTheCapacityOfEachPolicy) {
+  const test::TempFolder folder;
+  const auto source = tiny_source(folder);
+  for (const char* policy : {"bound", "target_drop"}) {
+    for (const bool recompute : {false, true}) {
+      TraceConfig config = hard_config("locmoe");
+      config.decoder.moe.router.top_k = 1;
+      config.decoder.moe.router.capacity_factor = 0;
+      config.decoder.recompute = recompute;
+      read_toml("test", format("capacity_policy = \"{}\"\ntarget_drop_share = 0.2\n", policy), {},
+                config.decoder.router_options.fields());
+      const auto expected = trace_layout(parse_layout("1"), config, source);
+      for (const char* layout : {"dp2", "ep4:placed:moved", "dp2:moved"}) {
+        const TraceDifference difference =
+            compare_traces(expected, trace_layout(parse_layout(layout), config, source), 1e-9);
+        EXPECT_EQ(difference.step, 0)
+            << policy << " " << layout << ", " << difference.what << ": " << difference.relative;
+      }
+    }
+  }
+  EXPECT_THROW(trace_layout(parse_layout("ep2dp2:zero1:moved"), hard_config("top_k"), source),
+               ConfigError);
+}
 
 // One expert a rank, and tokens that leave some of them without a row.
 TEST(Layouts, AgreeWhereExpertsHaveNoRows) {

@@ -44,7 +44,7 @@ class TinyRun {
     std::optional<int64_t> resumed;
     if (const auto found = newest_intact(folder_ / "checkpoints")) {
       load_model(*found, decoder);
-      load_optimizer(*found, *optimizer);
+      load_optimizer(*found, *optimizer, decoder);
       state = load_trainer_state(*found);
       resumed = state.step;
     }

@@ -192,7 +192,7 @@ class ExchangeDispatcher : public Dispatcher {
     const auto begin = std::chrono::steady_clock::now();
     if (plan == nullptr) {
       const Span span("counts", "wait");
-      plan = plan_exchange(entry_, map_, routing.assignment, x_TD.size(0), num_parts_);
+      plan = plan_exchange(entry_, map_, by_slots(routing.assignment), x_TD.size(0), num_parts_);
     }
     if (stats_ != nullptr) {
       stats_->plan_s +=
@@ -204,12 +204,24 @@ class ExchangeDispatcher : public Dispatcher {
         Travel{wire_, stats_, Timeline::current() != nullptr, activity_, layer_});
   }
 
+  void place_experts(const std::vector<int64_t>& slot_E) override {
+    slot_E_ = at::tensor(slot_E, at::kLong);
+  }
+
   void count_in(std::shared_ptr<ExchangeStats> stats) override {
     stats_ = std::move(stats);
     if (stats_ != nullptr) stats_->sent_R.resize(static_cast<size_t>(map_.num_ranks()));
   }
 
  private:
+  // The exchange knows experts by their places.
+  Assignment by_slots(const Assignment& assignment) const {
+    if (!slot_E_.defined()) return assignment;
+    Assignment moved = assignment;
+    moved.expert_N = slot_E_.to(assignment.expert_N.device()).index_select(0, assignment.expert_N);
+    return moved;
+  }
+
   // Gradients take the ways of their rows backwards.
   void count_bytes(const ExchangeRows& rows, const at::Tensor& x_TD) {
     const auto row_bytes = static_cast<double>(
@@ -220,6 +232,7 @@ class ExchangeDispatcher : public Dispatcher {
       DirectionStats& one = stats_->of[static_cast<int>(direction)];
       stats_->least_inter_bytes += static_cast<double>(rows.least_inter) * row_bytes;
       stats_->flat_inter_bytes += static_cast<double>(rows.flat_inter) * row_bytes;
+      stats_->assigned_bytes += static_cast<double>(rows.assignments) * row_bytes;
       const int64_t own_node = map_.node_of[static_cast<size_t>(map_.group->rank())];
       for (size_t r = 0; r < rows_R.size(); ++r) {
         const double bytes = static_cast<double>(rows_R[r]) * row_bytes;
@@ -240,6 +253,7 @@ class ExchangeDispatcher : public Dispatcher {
   std::optional<at::ScalarType> wire_;
   std::shared_ptr<comm::Activity> activity_;
   int64_t layer_;
+  at::Tensor slot_E_;  // undefined: every expert is at its own number
   std::shared_ptr<ExchangeStats> stats_;
 };
 

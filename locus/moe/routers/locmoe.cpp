@@ -18,18 +18,22 @@
 // - Over capacity, the lowest gate values are dropped, not the last tokens.
 // - With moe.domain_groups the softmax is over the experts of the token's domain; the gate still
 //   has a group of channels for each of all experts, so that it is the same layer either way.
-// - Not here: the noise eps_i of eq. 4; the lower bound of capacity (theorem 1), which is about one
-//   token at the angles that the paper measures.
+// - Capacity is by the factor unless capacity_policy says otherwise. "bound" is the paper's
+//   (theorem 1, from the measured angles, whose running mean moves on): about one token at the
+//   angles that it reports, and above any factor's once tokens and rows of the gate align.
+// - Not here: the noise eps_i of eq. 4.
 //
 // T tokens, D hidden size, E experts, K choices, N assignments.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <mutex>
 
 #include "locus/base/error.h"
 #include "locus/base/log.h"
 #include "locus/moe/balance_loss.h"
+#include "locus/moe/capacity_bound.h"
 #include "locus/moe/pooled_gate.h"
 #include "locus/moe/router.h"
 #include "locus/moe/router_math.h"
@@ -44,6 +48,8 @@ struct LocMoeOptions {
   std::string output_weight = "one";
   double locality_loss_coeff = 0.0;
   double locality_eps = 0.01;
+  std::string capacity_policy = "factor";
+  double target_drop_share = 0.05;
 
   template <class V>
   void visit_fields(V& v) {
@@ -57,6 +63,13 @@ struct LocMoeOptions {
       "weight of the locality loss (mu in the paper); 0: none");
     v("locality_eps", locality_eps,
       "share of the local distribution that is left to experts of other nodes");
+    v("capacity_policy", capacity_policy,
+      "capacity of an expert: factor (moe.router.capacity_factor) | bound (the paper's lower "
+      "bound, "
+      "which may be one token) | target_drop (the least that drops no more than "
+      "target_drop_share)");
+    v("target_drop_share", target_drop_share,
+      "share of the requests that the policy target_drop gives up");
   }
 };
 
@@ -78,7 +91,16 @@ class LocMoeRouter final : public Router {
         options_(options),
         gate_(context.hidden_size, context.num_experts,
               options.gate_scale == "mean" ? PoolScale::kMean : PoolScale::kUnitVariance) {
-    is_local_E_ = local_experts(context);
+    if (options_.capacity_policy == "bound") {
+      cosine_ = register_buffer("cosine", at::zeros({}));
+      cosine_values_ = register_buffer("cosine_values", at::zeros({}, at::kLong));
+    }
+    LocMoeRouter::set_expert_nodes(context.node_of_expert);
+  }
+
+  void set_expert_nodes(const std::vector<int64_t>& node_of_expert) override {
+    is_local_E_ = local_experts(node_of_expert, context_.node);
+    order_E_ = at::Tensor();
     if (options_.relu && is_local_E_.defined()) {
       order_E_ = at::argsort(is_local_E_.to(at::kLong), /*stable=*/true, /*dim=*/0,
                              /*descending=*/true);
@@ -92,7 +114,11 @@ class LocMoeRouter final : public Router {
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
     Routing routing;
-    routing.assignment = replay ? *replay : choose(value_TE, tokens);
+    if (replay) {
+      routing.assignment = *replay;
+    } else {
+      choose(value_TE, x_TD, tokens, routing);
+    }
     const at::Tensor& requested_TK = routing.assignment.requested_TK;
     routing.num_requested = requested_TK.numel();
     routing.weight_N = combine_weights(probability_TE, routing.assignment);
@@ -107,7 +133,25 @@ class LocMoeRouter final : public Router {
     return routing;
   }
 
-  bool is_causal_in_training() const override { return !drops_look_ahead(config_); }
+  void on_step(int64_t /*step*/, int64_t /*total_steps*/) override { observed_.clear(); }
+
+  // The running cosine moves with the steps that count: a skipped one leaves no trace.
+  void on_step_end(const at::Tensor& /*requested_E*/) override {
+    const at::NoGradGuard no_grad;
+    for (const at::Tensor& cosine : observed_) {
+      cosine_values_ += 1;
+      const at::Tensor rate =
+          cosine_values_.to(cosine_.scalar_type()).reciprocal().clamp_min(1 - kDecay);
+      cosine_ += rate * (cosine.to(cosine_.scalar_type()) - cosine_);
+    }
+    observed_.clear();
+  }
+
+  bool is_causal_in_training() const override {
+    if (options_.capacity_policy == "factor") return !drops_look_ahead(config_);
+    // target_drop counts the requests of later tokens, too.
+    return options_.capacity_policy == "bound" && config_.drop_policy != "probs";
+  }
   void set_evaluate_with_training_rule(bool value) override { limit_in_evaluation_ = value; }
 
  private:
@@ -116,12 +160,51 @@ class LocMoeRouter final : public Router {
     return options_.relu ? at::relu(value_TE) : value_TE;
   }
 
-  Assignment choose(const at::Tensor& value_TE, const TokenContext& tokens) const {
+  void choose(const at::Tensor& value_TE, const at::Tensor& x_TD, const TokenContext& tokens,
+              Routing& routing) {
     const at::NoGradGuard no_grad;
-    const Assignment requested = assign(best_experts(value_TE));
-    if (!(is_training() || limit_in_evaluation_)) return requested;
-    return within_capacity_factor(config_, context_, tokens, requested,
-                                  gather_scores(value_TE, requested));
+    routing.assignment = assign(best_experts(value_TE));
+    const bool is_needed = is_observed || options_.capacity_policy == "bound";
+    if (is_training() && is_needed) observe(x_TD, routing);
+    if (!(is_training() || limit_in_evaluation_)) return;
+    routing.capacity = capacity(routing.assignment);
+    if (routing.capacity == 0) return;
+    routing.assignment =
+        within_shared_capacity(config_, context_, tokens, routing.assignment,
+                               gather_scores(value_TE, routing.assignment), routing.capacity);
+  }
+
+  // How near tokens are to the gate's row of their first choice.
+  void observe(const at::Tensor& x_TD, Routing& routing) {
+    const at::Tensor first_T1 = routing.assignment.requested_TK.slice(1, 0, 1);
+    const at::Tensor cosine_T =
+        gate_.affinities(x_TD).gather(1, first_T1).squeeze(1).to(at::kFloat);
+    routing.cosine_sum_E = at::zeros({context_.num_experts}, cosine_T.options())
+                               .index_add(0, first_T1.squeeze(1), cosine_T);
+    if (options_.capacity_policy != "bound" || cosine_T.size(0) == 0) return;
+    const double num_tokens = static_cast<double>(cosine_T.size(0) * context_.pool.num_ranks());
+    observed_.push_back(context_.pool.sum(cosine_T.to(at::kDouble).sum()) / num_tokens);
+  }
+
+  // Of an expert, over all ranks; 0: no limit.
+  int64_t capacity(const Assignment& requested) const {
+    const at::Tensor& requested_TK = requested.requested_TK;
+    if (options_.capacity_policy == "bound") {
+      if (cosine_values_.item<int64_t>() == 0) return 0;  // nothing is measured yet
+      const double bound =
+          capacity_bound(cosine_.item<double>(), context_.hidden_size, context_.num_experts);
+      const auto all = static_cast<double>(requested_TK.size(0) * context_.pool.num_ranks());
+      return static_cast<int64_t>(std::clamp(std::ceil(bound), 1.0, std::max(all, 1.0)));
+    }
+    if (options_.capacity_policy == "target_drop") {
+      return capacity_of_drop_share(
+          context_.pool.sum(count_experts(requested_TK, context_.num_experts)),
+          options_.target_drop_share);
+    }
+    if (config_.capacity_factor == 0) return 0;
+    return expert_capacity(config_.capacity_factor,
+                           requested_TK.size(0) * context_.pool.num_ranks(), config_.top_k,
+                           context_.num_experts);
   }
 
   // Of equal values the nearer expert wins, where ReLU makes many equal.
@@ -155,8 +238,12 @@ class LocMoeRouter final : public Router {
 
   const LocMoeOptions options_;
   const PooledGate gate_;
-  at::Tensor is_local_E_;  // bool; undefined: all experts are near
-  at::Tensor order_E_;     // experts, the near ones first; undefined: as they are
+  static constexpr double kDecay = 0.99;  // of the running cosine, at each micro-batch
+
+  at::Tensor cosine_, cosine_values_;  // running mean of tokens and their experts' rows; "bound"
+  std::vector<at::Tensor> observed_;   // this step's micro-batches
+  at::Tensor is_local_E_;              // bool; undefined: all experts are near
+  at::Tensor order_E_;                 // experts, the near ones first; undefined: as they are
   bool limit_in_evaluation_ = false;
 };
 
@@ -176,6 +263,19 @@ std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num
   check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe.gate_scale", options.gate_scale, {"unit_variance", "mean"});
   check_choice(problems, "locmoe.output_weight", options.output_weight, {"one", "probability"});
+  check_choice(problems, "locmoe.capacity_policy", options.capacity_policy,
+               {"factor", "bound", "target_drop"});
+  if (options.capacity_policy != "factor" && config.capacity_factor != 0) {
+    problems.push_back(
+        format("moe.router.capacity_factor = {} has no part in moe.locmoe.capacity_policy = "
+               "\"{}\": set it "
+               "to 0",
+               config.capacity_factor, options.capacity_policy));
+  }
+  if (!(options.target_drop_share >= 0 && options.target_drop_share < 1)) {
+    problems.push_back(format("moe.locmoe.target_drop_share = {}: must be 0 or more and below 1",
+                              options.target_drop_share));
+  }
   if (!(options.temperature > 0) || !std::isfinite(options.temperature)) {
     problems.push_back(format("moe.locmoe.temperature = {}: must be above 0", options.temperature));
   }

@@ -54,6 +54,7 @@ struct LocMoePlusOptions {
   double shift_end = 0.7;
   double min_capacity_factor = 0.0;
   double decay = 0.95;
+  std::string selection = "global";
 
   template <class V>
   void visit_fields(V& v) {
@@ -69,6 +70,9 @@ struct LocMoePlusOptions {
     v("min_capacity_factor", min_capacity_factor,
       "an expert takes at least ceil(this * tokens / experts) of those that named it");
     v("decay", decay, "share of their old value that running means keep at each micro-batch");
+    v("selection", selection,
+      "tokens that an expert chooses among: global (of all ranks) | rank (of each rank for itself; "
+      "what is learned then depends on the layout)");
   }
 };
 
@@ -276,21 +280,32 @@ class LocMoePlusRouter final : public Router {
           threshold_.value_E.to(at::kDouble).index_select(0, named.expert_N);
       return keep_where(named, affinity_N.ge(threshold_N));
     }
-    PooledRows rows = pooled_rows(context_.pool, tokens, named.token_N);
+    const TokenPool pool = options_.selection == "rank" ? TokenPool() : context_.pool;
+    PooledRows rows = pooled_rows(pool, tokens, named.token_N);
     const at::Tensor all =
         rows.gather(at::stack({named.expert_N.to(at::kDouble), affinity_N,
                                gather_scores(probability_TE, named).to(at::kDouble)},
                               1));
     const Candidates candidates{all.select(1, 0).to(at::kLong), all.select(1, 1).contiguous(),
                                 all.select(1, 2).contiguous()};
-    const int64_t num_tokens = affinity_TE.size(0) * context_.pool.num_ranks();
+    const int64_t num_tokens = affinity_TE.size(0) * pool.num_ranks();
     const Taken taken = taken_by_experts(candidates, context_.num_experts, capacity(num_tokens));
     if (is_training()) {
       const bool is_used = options_.rho_end < 1;
-      observed_.push_back(
-          {taken.lowest_E, is_used ? confusion(affinity_TE, named.requested_TK) : at::Tensor()});
+      observed_.push_back({lowest_of_all(pool, taken.lowest_E),
+                           is_used ? confusion(affinity_TE, named.requested_TK) : at::Tensor()});
     }
     return keep_where(named, rows.own(taken.keep_N));
+  }
+
+  // The mean over the ranks that choose for themselves, so that all have one threshold; NaN where
+  // nobody came to any of them.
+  at::Tensor lowest_of_all(const TokenPool& pool, const at::Tensor& lowest_E) const {
+    if (pool.num_ranks() == context_.pool.num_ranks()) return lowest_E;
+    const at::Tensor is_there_E = lowest_E.isnan().logical_not();
+    const at::Tensor sum = context_.pool.sum(
+        at::stack({lowest_E.nan_to_num(0.0), is_there_E.to(lowest_E.scalar_type())}));
+    return sum[0] / sum[1];
   }
 
   // By histograms, whose sums over the ranks are the same however the tokens are spread.
@@ -357,6 +372,7 @@ std::vector<std::string> validate_locmoe_plus(const RouterConfig& config, int64_
   check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe_plus.output_weight", options.output_weight,
                {"chosen", "probability"});
+  check_choice(problems, "locmoe_plus.selection", options.selection, {"global", "rank"});
   const auto check = [&](std::string_view key, double value, bool is_right, std::string_view rule) {
     if (is_right) return;  // NaN is never right
     problems.push_back(format("moe.locmoe_plus.{} = {}: must be {}", key, value, rule));

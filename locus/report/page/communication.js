@@ -205,9 +205,45 @@ function makeCommunication({runs, several, view, repaints, makeSeries, runColour
         series);
   }
 
+  // What stayed as a line, what was expected of the sequences' places as dashes.
+  function addLocality(parent) {
+    const kinds = [
+      ['on_node', 'stayed', 'run-0', null, ''],
+      ['expected_on_node', 'expected', 'run-2', [6, 3], 'dashes'],
+      ['unplaced_on_node', 'expected of sequences as they come', 'run-1', [2, 3], 'dots'],
+    ];
+    const series = [];
+    runs.forEach((run, i) => {
+      for (const [name, key, colour, dash, shape] of kinds) {
+        const curve = curvesOf(run)[name];
+        if (!curve) continue;
+        const own = several ? runColour(i) : () => cssColour(colour);
+        series.push(makeSeries(i, key, curve, {
+          label: several ? `${run.name} ${key}` : key,
+          colour: own,
+          keyColour: several ? () => cssColour('soft') : own,
+          dash,
+          shape,
+          noisy: name === 'on_node'
+        }));
+      }
+    });
+    if (!series.length) return;
+    new LineChart(
+        parent, view, {
+          title: 'Ways that stay on the node',
+          unit: 'share of assignments',
+          format: formatPercent,
+          zero: true,
+          toggle: true
+        },
+        series);
+  }
+
   function addCharts() {
     const parent = byId('communication-charts');
     addBytes(parent);
+    addLocality(parent);
     const add = (name, title, unit) => addCurveChart(
         parent, name, {title, unit, format: formatPercent, zero: true}, {noisy: true}, curvesOf);
     add('exposed_of_step', 'Waiting for rows', 'share of a step');

@@ -261,6 +261,21 @@
     ['top_weight', {title: 'Largest router weight', unit: 'mean', format: formatNumber}],
     ['balance_loss', {title: 'Balance loss', format: formatNumber, log: true}],
     ['z_loss', {title: 'Router z-loss', format: formatNumber, log: true}],
+    ['locality_loss', {title: 'Locality loss', format: formatNumber, zero: true}],
+    ['capacity', {title: 'Capacity of an expert', unit: 'tokens', format: formatCount, zero: true}],
+    [
+      'capacity_bound',
+      {title: 'Lower bound of capacity', unit: 'tokens', format: formatCount, log: true}
+    ],
+    [
+      'calinski_harabasz', {
+        title: 'Tokens clustered by expert',
+        unit: 'Calinski\u2013Harabasz',
+        format: formatNumber,
+        zero: true
+      }
+    ],
+    ['cosine', {title: 'Tokens and gate', unit: 'mean cosine', format: formatNumber, zero: true}],
   ];
 
   // Few layers get the palette's colours, many a shade by depth.

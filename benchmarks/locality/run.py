@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""LocMoE and LocMoE+ against Switch and Hash: losses, step times and bytes on an emulated cluster.
+
+Everything is done once: start it as often as you like, it goes on where it was stopped. Writes
+benchmarks/results/locality.json; docs/locality.md explains the rows.
+"""
+from __future__ import annotations
+
+import argparse
+import pathlib
+import signal
+import statistics
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from benchmarks import bench  # noqa: E402: the tree first
+from benchmarks.cluster.measured import Measurements, Skipped, require_cluster  # noqa: E402
+from benchmarks.learning.runs import Trainings  # noqa: E402
+from benchmarks.locality import learning, steps  # noqa: E402
+from benchmarks.locality.variants import ALONE, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
+
+PARTS = ("learning", "steps", "bytes")
+COMMAND = "make bench-locality"
+
+
+def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_steps: int) -> list[dict]:
+    def losses(variant) -> list[dict]:
+        return [records.find(learning.run_of(variant, seed, num_steps)) for seed in seeds]
+
+    best = min(statistics.mean(one["loss"] for one in losses(variant)) for variant in MAIN[:2])
+    out = []
+    for variant in variants:
+        found = losses(variant)
+        goal = {"at_most": 1.005} if variant.name in ("locmoe", "locmoe_plus") else None
+        out.append(harness.row(
+            f"validation loss after {num_steps} steps: {variant.name}", [one["loss"] for one in found],
+            "nats per token", "the better of switch and hash", best, goal, command=COMMAND, seeds=seeds,
+            by_domain={name: statistics.mean(one["by_domain"][name] for one in found) for name in found[0]["by_domain"]},
+            dropped_share=statistics.mean(one["dropped_share"] for one in found),
+            max_over_mean_load=statistics.mean(one["max_over_mean_load"] for one in found)))
+    limit = 1.1  # of top-1 with this capacity factor
+    for name, key, most in (("at the end", "kept_end", 0.35), ("mean over training", "kept_mean", 0.55)):
+        out.append(harness.row(
+            f"tokens per expert, locmoe_plus, {name}", [one[key] for one in losses(MAIN[3])], "of top-1's",
+            "top-1 with capacity factor 1.1", limit, {"at_most": most}, command=COMMAND))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
+    parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
+    parser.add_argument("--steps", type=int, default=1500, help="of a training, 4,096 tokens each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if not pathlib.Path(arguments.data).exists():
+        raise SystemExit(f"skipped: {arguments.data} is not there; name another JSONL file with domains by --data")
+    trainings = Trainings(str(arguments.build), learning.CONFIG, learning.WORK / "domains")
+    trainings.prepare(pathlib.Path(arguments.data))
+    harness = bench.Bench("locality", arguments.build.resolve(), sys.executable)
+    kept = bench.read_rows().get("locality", [])
+    out = []
+    for part in PARTS:
+        if part not in arguments.parts:
+            out += [row for row in kept if row["part"] == part and row["machine"] == bench.machine()]
+            continue
+        measured = Measurements(harness, f"locality-{part}")
+        if part == "learning":
+            variants = (*MAIN, LOCMOE_ONE_LEVEL)
+            records = learning.train(trainings, variants, arguments.seeds, arguments.steps, arguments.jobs)
+            out += [row | {"part": part} for row in loss_rows(harness, records, variants, arguments.seeds,
+                                                              arguments.steps)]
+            continue
+        try:
+            require_cluster(harness)
+        except Skipped as reason:
+            bench.note(f"skipped: {part} ({reason})")
+            continue
+        on = steps.Cluster(harness, measured, str(trainings.data), arguments.steps, arguments.seeds[0])
+        if part == "steps":
+            found = steps.measure(on, MAIN, arguments.links)
+            for link in arguments.links:
+                out += [row | {"part": part} for row in steps.rows(measured, found, link, MAIN)]
+        else:
+            variants = (SWITCH, *MAIN[1:], *ALONE)
+            found = steps.measure(on, variants, ["b"])
+            rows = steps.byte_rows(measured, found, "b", variants) + steps.rows(measured, found, "b", ALONE)
+            out += [row | {"part": part} for row in rows]
+    bench.write_rows("locality", out)
+    print(bench.table({"locality": out}))
+
+
+if __name__ == "__main__":
+    main()

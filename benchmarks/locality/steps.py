@@ -1,0 +1,89 @@
+"""Step times on an emulated cluster, at the rates of links at which Switch with a flat exchange waits for rows as
+long as the paper's system did: 18% of a step (its 128 devices), 29% (256), and 50%."""
+from __future__ import annotations
+
+import itertools
+import statistics
+
+from benchmarks.bench import Bench, note
+from benchmarks.cluster import step_time
+from benchmarks.cluster.measured import NUM_RANKS, Measurements, Steps, cluster
+from benchmarks.locality.learning import CONFIG, run_of
+from benchmarks.locality.variants import SWITCH, Variant
+
+SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
+# Counts of domains are taken up every fourth step, and count from the seventh step on after it.
+WARMUP, STEPS, ROUNDS = 12, 32, 3
+PER_RANK = {"train.micro_batch_size": 2, "parallel.expert_model_parallel_size": NUM_RANKS, "lr_schedule.lr": 1e-5,
+            "lr_schedule.min_lr": 1e-6, "log.interval": 1, "log.router_interval": 4, "log.domain_interval": 4,
+            "checkpoint.interval": 0, "eval.max_batches": 1, "comm.timeout_s": 120}
+
+
+class Cluster:
+    def __init__(self, bench: Bench, measured: Measurements, data: str, steps_trained: int, seed: int):
+        self.bench, self.measured = bench, measured
+        self.data, self.steps_trained, self.seed = data, steps_trained, seed
+
+    def train(self, name: str, mbit: float | None, variant: Variant) -> Steps:
+        weights = run_of(variant, self.seed, self.steps_trained).folder.with_name(
+            f"{variant.weights.replace(', ', '-').replace(' ', '_')}-{self.seed}")
+        settings = (variant.model | variant.at_the_end | variant.links | PER_RANK |
+                    {"data.train": [self.data], "train.max_steps": WARMUP + STEPS,
+                     "checkpoint.initial_load_path": str(weights)})
+        return self.measured.train(name, settings, cluster(mbit), config=CONFIG, warmup=WARMUP)
+
+    def find_rate(self, link: str) -> float:
+        number = itertools.count()
+
+        def measure() -> dict:
+            with self.measured.searching(f"search-{link}"):
+                mbit, tries = step_time.find_rate(
+                    lambda mbit: self.train(f"search-{link}-{next(number)}", mbit, SWITCH), share=SHARES[link])
+            return {"mbit": mbit, "tries": tries}
+
+        return self.measured.once(f"rate-{link}", {"launcher": cluster(None), "share": SHARES[link]}, measure)["mbit"]
+
+
+def measure(on: Cluster, variants: tuple[Variant, ...], links: list[str]) -> dict:
+    """{(link, variant): a training for each round}"""
+    rates = {link: on.find_rate(link) for link in links}
+    found: dict = {}
+    for number in range(ROUNDS):
+        for link in step_time.turned(tuple(links), number):
+            for variant in step_time.turned(variants, number):
+                steps = on.train(f"{link}-{variant.name.replace(' ', '_')}-{number}", rates[link], variant)
+                found.setdefault((link, variant.name), []).append(steps)
+    note(f"  rates: {', '.join(f'{link} {mbit:.0f} Mbit/s' for link, mbit in rates.items())}")
+    return found
+
+
+def joined(rounds: list[Steps]) -> list[float]:
+    """Seconds of every step of all rounds."""
+    return [seconds for one in rounds for seconds in one.seconds]
+
+
+def inter_bytes(rounds: list[Steps]) -> list[float]:
+    return [statistics.mean(one.exchange["inter_bytes"]) for one in rounds]
+
+
+def rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant, ...]) -> list[dict]:
+    base = found[link, SWITCH.name]
+    out = []
+    for variant in variants:
+        rounds = found[link, variant.name]
+        goal = {"at_most": 0.70} if (link, variant.name) == ("b", "locmoe") else None
+        waited = statistics.median(share for one in rounds for share in
+                                   (w / s for w, s in zip(one.waited, one.seconds)))
+        out.append(measured.row(
+            f"links ({link}): step, {variant.name}", [one.step_s for one in rounds], "s", "switch",
+            [one.step_s for one in base], goal, waited_share=waited, steps=len(joined(rounds)),
+            chosen=sorted({one.chosen for one in rounds}), command="make bench-locality"))
+    return out
+
+
+def byte_rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant, ...]) -> list[dict]:
+    base = inter_bytes(found[link, SWITCH.name])
+    goals = {"locmoe": {"at_most": 0.30}, "switch, sequences placed": {"at_most": 0.75}}
+    return [measured.row(
+        f"bytes between nodes a step, {variant.name}", inter_bytes(found[link, variant.name]), "bytes", "switch", base,
+        goals.get(variant.name), command="make bench-locality") for variant in variants]

@@ -1,0 +1,48 @@
+"""What is compared: routers and measures, each as the settings that make it."""
+from __future__ import annotations
+
+import dataclasses
+
+from benchmarks.cluster.measured import NUM_NODES
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """`model`: settings that the loss depends on; `links`: how its tokens travel, which it does not."""
+    name: str
+    model: dict
+    links: dict = dataclasses.field(default_factory=dict)
+    # Settings of the model for a short run from its last checkpoint: where the training has got to.
+    at_the_end: dict = dataclasses.field(default_factory=dict)
+    trained_as: str = ""  # the variant whose weights it takes; empty: its own
+
+    @property
+    def weights(self) -> str:
+        return self.trained_as or self.name
+
+
+FLAT = {"parallel.exchange.type": "flat", "parallel.exchange.chunks": 1}
+AUTO = {"parallel.exchange.type": "auto", "parallel.exchange.chunks": 0}
+PLACED = {"parallel.place_sequences": True}
+BY_DOMAIN = {"moe.num_domain_groups": NUM_NODES}
+
+SWITCH = Variant("switch", {"moe.router.type": "switch"}, FLAT)
+HASH = Variant("hash", {"moe.router.type": "hash", "moe.hash.table": "balanced", "moe.router.aux_loss_coeff": 0.0}, FLAT)
+LOCMOE = Variant("locmoe", {"moe.router.type": "locmoe"} | BY_DOMAIN, AUTO | PLACED)
+# A token names two experts; over training each expert comes to take fewer of those that named it.
+LOCMOE_PLUS = Variant(
+    "locmoe_plus",
+    {"moe.router.type": "locmoe_plus", "moe.router.top_k": 2, "moe.locmoe_plus.rho_end": 0.15} | BY_DOMAIN,
+    AUTO | PLACED, {"moe.locmoe_plus.shift_begin": 0.0, "moe.locmoe_plus.shift_end": 0.0})
+# The gate alone, without domains: what two-level routing costs or gains.
+LOCMOE_ONE_LEVEL = Variant("locmoe, one level", {"moe.router.type": "locmoe"}, FLAT)
+
+MAIN = (SWITCH, HASH, LOCMOE, LOCMOE_PLUS)
+# One measure at a time, added to Switch or taken from LocMoE.
+ALONE = (
+    dataclasses.replace(SWITCH, name="switch, sequences placed", links=FLAT | PLACED, trained_as="switch"),
+    dataclasses.replace(SWITCH, name="switch, auto exchange", links=AUTO, trained_as="switch"),
+    dataclasses.replace(LOCMOE, name="locmoe, sequences as they come", links=AUTO, trained_as="locmoe"),
+    dataclasses.replace(LOCMOE, name="locmoe, flat exchange", links=FLAT | PLACED, trained_as="locmoe"),
+    LOCMOE_ONE_LEVEL,
+)
