@@ -15,7 +15,6 @@
 #include "locus/moe/exchange.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/expert_migration.h"
-#include "locus/train/placement.h"
 #include "locus/train/train_step.h"
 
 namespace locus::train {
@@ -82,12 +81,6 @@ void to_float64(model::Decoder& decoder) {
   }
 }
 
-void start_counting(const model::Decoder& decoder, const data::SampleSource& source) {
-  for (const auto& [number, moe] : decoder.moe_layers()) {
-    moe->start_stats(static_cast<int64_t>(source.domain_names().size()));
-  }
-}
-
 // To places that have nothing to do with who wants them.
 void shuffle_experts(model::Decoder& decoder, Optimizer& optimizer, int64_t step) {
   for (const auto& [number, moe] : decoder.moe_layers()) {
@@ -100,12 +93,15 @@ void shuffle_experts(model::Decoder& decoder, Optimizer& optimizer, int64_t step
   }
 }
 
-std::map<int64_t, DomainExpert> take_counts(const model::Decoder& decoder) {
-  std::map<int64_t, DomainExpert> counts;
-  for (const auto& [number, moe] : decoder.moe_layers()) {
-    counts[number] = moe->take_stats().domain_expert;
+// The same for sequences: a new order at every step.
+std::vector<int64_t> shuffled_sequences(int64_t step,
+                                        const std::vector<std::vector<int64_t>>& tokens_by_domain) {
+  std::vector<int64_t> order(tokens_by_domain.size());
+  const uint64_t key = random_key({static_cast<uint64_t>(step), name_key("sequences")});
+  for (size_t place = 0; place < order.size(); ++place) {
+    order[place] = static_cast<int64_t>(permute_index(key, place, order.size()));
   }
-  return counts;
+  return order;
 }
 
 }  // namespace
@@ -168,7 +164,7 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
   parallel.use_distributed_optimizer = layout.zero1;
   parallel.exchange.type = layout.exchange;
   parallel.exchange.chunks = layout.chunks;
-  if (moe::find_exchange(layout.exchange).needs_nodes || layout.placed) {
+  if (moe::find_exchange(layout.exchange).needs_nodes) {
     parallel.ranks_per_node =
         config.ranks_per_node > 0 ? config.ranks_per_node : std::max<int64_t>(layout.ep / 2, 1);
   }
@@ -182,22 +178,17 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     if (config.float64) to_float64(decoder);
     if (config.hooks.model) config.hooks.model(context, decoder);
     const auto optimizer = make_optimizer(settings, named_parameters(decoder), context);
-    Placement placement(context, /*interval=*/1, /*lag=*/0);  // the loader makes one at a time
     TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size},
-                                   layout.placed ? placement.place_sequences() : nullptr);
+                                   layout.placed ? shuffled_sequences : data::PlaceSequences());
     TrainerState state;
     for (TraceStep& step : trace) {
       std::vector<data::Batch> batches = loader.next();
       if (config.hooks.batches) config.hooks.batches(context, batches);
-      if (layout.placed) start_counting(decoder, *source);
       const StepResult result = train_step.run(batches, config.lr, state);
       ++state.step;
-      std::map<int64_t, DomainExpert> counts;
-      if (layout.placed) counts = take_counts(decoder);
       if (layout.moved) shuffle_experts(decoder, *optimizer, state.step);
-      if (layout.placed) placement.update(state.step, counts, decoder);
       const std::lock_guard lock(mutex);
       step.loss = result.loss;
       step.aux_loss = result.aux_loss;

@@ -28,8 +28,8 @@ struct LayoutName {
   bool zero1 = false;  // with a distributed optimiser
   std::string exchange = "flat";
   int64_t chunks = 1;
-  bool placed = false;  // sequences near the experts that they want
-  bool moved = false;   // experts change ranks after every step
+  bool placed = false;  // sequences on other ranks at every step
+  bool moved = false;   // experts on other ranks after every step
   int64_t world_size() const { return ep * dp; }
 };
 

@@ -86,8 +86,8 @@ INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
                                           testing::Values("sequence", "global_batch")),
                          [](const auto& one) { return std::get<2>(one.param); });
 
-// Sequences change ranks once the first step has been counted, experts after every step; domains
-// own experts where the router heeds them.
+// Sequences and experts change ranks at every step; domains own experts where the router heeds
+// them.
 class PlacedSequences : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
 
 TEST_P(PlacedSequences, TrainTheSameModelWhereverTheyAre) {
