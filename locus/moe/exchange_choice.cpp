@@ -19,10 +19,17 @@ constexpr int64_t kMostChunks = 8;
 // this many (ops/products.h packs it).
 constexpr double kRowsOfPacking = 40;
 
+// Messages to several ranks set off together: each one more adds a part of a latency, not all of
+// it.
+constexpr double kLatencyOfNext = 0.1;
+
 struct LinkModel {
   double latency_s = 0, bytes_per_s = 0;
+  double latencies_s(double messages) const {
+    return messages > 0 ? latency_s * (1 + kLatencyOfNext * (messages - 1)) : 0;
+  }
   double seconds(double messages, double bytes) const {
-    return messages * latency_s + bytes / bytes_per_s;
+    return latencies_s(messages) + bytes / bytes_per_s;
   }
 };
 
@@ -98,7 +105,10 @@ class TimeModel {
   }
   double message_s(std::string_view type) const {
     const double inter = nodes_ > 1 ? (type == "flat" ? ranks_ - per_node_ : nodes_ - 1) : 0;
-    return inter * inter_.latency_s + (per_node_ - 1) * intra_.latency_s;
+    const double intra_s = intra_.latencies_s(per_node_ - 1);
+    // Flat sends to all at once; the others have two rounds.
+    return type == "flat" ? std::max(inter_.latencies_s(inter), intra_s)
+                          : inter_.latencies_s(inter) + intra_s;
   }
 
   const ExchangeLoad& load_;
