@@ -46,6 +46,29 @@ def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_ste
     return out
 
 
+def markdown(rows: list[dict]) -> str:
+    lines = ["| | value | against | ratio (quartiles) | goal | |", "| --- " * 6 + "|"]
+    for row in rows:
+        ratio = ""
+        if row["ratio"] is not None:
+            ratio = f"{bench.short(row['ratio'])} ({' to '.join(map(bench.short, row['quartiles']))})"
+        state = {True: "met", False: "**missed**", None: ""}[row["met"]]
+        if "waited_share" in row:
+            state = f"waits {row['waited_share']:.0%}; {state}".rstrip("; ")
+        lines.append(f"| {row['what']} | {row['value']:.4g} {row['unit']} | {row['against']} | {ratio} | "
+                     f"{bench.goal_text(row['goal'])} | {state} |")
+    return "\n".join(lines)
+
+
+def write_page(rows: list[dict], about: str) -> None:
+    """The table of docs/locality.md."""
+    page = bench.ROOT / "docs" / "locality.md"
+    text = page.read_text(encoding="utf-8")
+    begin, end = "<!-- results -->", "<!-- end -->"
+    head, tail = text[:text.index(begin) + len(begin)], text[text.index(end):]
+    page.write_text(f"{head}\n{about}\n\n{markdown(rows)}\n{tail}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
@@ -79,6 +102,7 @@ def main() -> None:
             require_cluster(harness)
         except Skipped as reason:
             bench.note(f"skipped: {part} ({reason})")
+            out += [row for row in kept if row["part"] == part and row["machine"] == bench.machine()]
             continue
         on = steps.Cluster(harness, measured, str(trainings.data), arguments.steps, arguments.seeds[0])
         if part == "steps":
@@ -91,6 +115,9 @@ def main() -> None:
             rows = steps.byte_rows(measured, found, "b", variants) + steps.rows(measured, found, "b", ALONE)
             out += [row | {"part": part} for row in rows]
     bench.write_rows("locality", out)
+    seeds = "one seed" if len(arguments.seeds) == 1 else f"{len(arguments.seeds)} seeds"
+    write_page(out, f"After {arguments.steps} steps of 4,096 tokens, {seeds}, on {pathlib.Path(arguments.data).name}; "
+                    f"{bench.machine()}.")
     print(bench.table({"locality": out}))
 
 

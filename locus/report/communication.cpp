@@ -130,7 +130,7 @@ std::string locality_words(const RunData& run) {
       saved += std::isfinite(point.saves_bytes) ? point.saves_bytes : 0;
     }
   }
-  if (moved > 0) {
+  if (saved > 0) {
     words += format(" Experts changed ranks {} times, to save {} between nodes.",
                     human_integer(moved), bytes_text(saved));
   }

@@ -120,7 +120,7 @@ def test_moving_experts(train, scratch, name, launch):
     assert moves[-1]["expert_of_slot"] != list(range(8)), moves[-1]
     for line in moves:
         assert sorted(line["expert_of_slot"]) == list(range(8)), line
-        assert line["moved"] == 0 or line["saves_bytes"] > line["costs_bytes"], line
+        assert line["saves_bytes"] >= line["costs_bytes"], line  # equal where experts move within a node
     further = loss(train(scratch / f"{name}-still", 42, 4, launch, **common, **ep4))
     for ranks, ep in ((2, 2), (1, 1)):  # from the same checkpoint
         shutil.rmtree(scratch / "other", ignore_errors=True)
