@@ -19,7 +19,7 @@ from benchmarks.learning.runs import Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
 from benchmarks.locality.variants import ALONE, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
 
-PARTS = ("learning", "steps", "bytes")
+PARTS = ("learning", "steps", "alone")
 COMMAND = "make bench-locality"
 
 
@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of a training, 4,096 tokens each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
+    parser.add_argument("--mbit", type=float, help="rate of the links, instead of searching for those of --links")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each variant on the cluster, in turns")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
@@ -106,13 +108,18 @@ def main() -> None:
             continue
         on = steps.Cluster(harness, measured, str(trainings.data), arguments.steps, arguments.seeds[0])
         if part == "steps":
-            found = steps.measure(on, MAIN, arguments.links)
-            for link in arguments.links:
-                out += [row | {"part": part} for row in steps.rows(measured, found, link, MAIN)]
+            rates = {"fixed": arguments.mbit} if arguments.mbit else on.find_rates(arguments.links)
+            found = steps.measure(on, MAIN, rates, arguments.rounds)
+            rows = steps.byte_rows(measured, found, next(iter(rates)), MAIN)
+            for link in rates:
+                rows += steps.rows(measured, found, link, MAIN, rates)
+            out += [row | {"part": part} for row in rows]
         else:
-            variants = (SWITCH, *MAIN[1:], *ALONE)
-            found = steps.measure(on, variants, ["b"])
-            rows = steps.byte_rows(measured, found, "b", variants) + steps.rows(measured, found, "b", ALONE)
+            rates = {"fixed": arguments.mbit} if arguments.mbit else on.find_rates(["b"])
+            link = next(iter(rates))
+            found = steps.measure(on, (SWITCH, *ALONE), rates, arguments.rounds)
+            rows = (steps.byte_rows(measured, found, link, ALONE) +
+                    steps.rows(measured, found, link, ALONE, rates))
             out += [row | {"part": part} for row in rows]
     bench.write_rows("locality", out)
     seeds = "one seed" if len(arguments.seeds) == 1 else f"{len(arguments.seeds)} seeds"

@@ -12,9 +12,11 @@ from benchmarks.locality.learning import CONFIG, run_of
 from benchmarks.locality.variants import SWITCH, Variant
 
 SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
-# Counts of domains are taken up every fourth step, and count from the seventh step on after it.
-WARMUP, STEPS, ROUNDS = 12, 32, 3
-PER_RANK = {"train.micro_batch_size": 2, "parallel.expert_model_parallel_size": NUM_RANKS, "lr_schedule.lr": 1e-5,
+# Counts of domains are taken up at every fourth step and count from three steps on; with three rounds there are 54
+# steps of each variant. Four micro-batches a step: the sums of dense gradients, which are no exchange, would fill the
+# links else.
+WARMUP, STEPS = 8, 18
+PER_RANK = {"train.micro_batch_size": 2, "train.global_batch_size": 64, "data.prefetch": 1, "parallel.expert_model_parallel_size": NUM_RANKS, "lr_schedule.lr": 1e-5,
             "lr_schedule.min_lr": 1e-6, "log.interval": 1, "log.router_interval": 4, "log.domain_interval": 4,
             "checkpoint.interval": 0, "eval.max_batches": 1, "comm.timeout_s": 120}
 
@@ -32,6 +34,9 @@ class Cluster:
                      "checkpoint.initial_load_path": str(weights)})
         return self.measured.train(name, settings, cluster(mbit), config=CONFIG, warmup=WARMUP)
 
+    def find_rates(self, links: list[str]) -> dict[str, float]:
+        return {link: self.find_rate(link) for link in links}
+
     def find_rate(self, link: str) -> float:
         number = itertools.count()
 
@@ -44,12 +49,11 @@ class Cluster:
         return self.measured.once(f"rate-{link}", {"launcher": cluster(None), "share": SHARES[link]}, measure)["mbit"]
 
 
-def measure(on: Cluster, variants: tuple[Variant, ...], links: list[str]) -> dict:
+def measure(on: Cluster, variants: tuple[Variant, ...], rates: dict[str, float], rounds: int) -> dict:
     """{(link, variant): a training for each round}"""
-    rates = {link: on.find_rate(link) for link in links}
     found: dict = {}
-    for number in range(ROUNDS):
-        for link in step_time.turned(tuple(links), number):
+    for number in range(rounds):
+        for link in step_time.turned(tuple(rates), number):
             for variant in step_time.turned(variants, number):
                 steps = on.train(f"{link}-{variant.name.replace(' ', '_')}-{number}", rates[link], variant)
                 found.setdefault((link, variant.name), []).append(steps)
@@ -66,7 +70,8 @@ def inter_bytes(rounds: list[Steps]) -> list[float]:
     return [statistics.mean(one.exchange["inter_bytes"]) for one in rounds]
 
 
-def rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant, ...]) -> list[dict]:
+def rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant, ...],
+         rates: dict[str, float]) -> list[dict]:
     base = found[link, SWITCH.name]
     out = []
     for variant in variants:
@@ -75,7 +80,7 @@ def rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant
         waited = statistics.median(share for one in rounds for share in
                                    (w / s for w, s in zip(one.waited, one.seconds)))
         out.append(measured.row(
-            f"links ({link}): step, {variant.name}", [one.step_s for one in rounds], "s", "switch",
+            f"links ({link}, {rates[link]:.0f} Mbit/s): step, {variant.name}", [one.step_s for one in rounds], "s", "switch",
             [one.step_s for one in base], goal, waited_share=waited, steps=len(joined(rounds)),
             chosen=sorted({one.chosen for one in rounds}), command="make bench-locality"))
     return out

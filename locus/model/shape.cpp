@@ -13,7 +13,7 @@
 namespace locus::model {
 namespace {
 
-constexpr std::array<std::string_view, 11> kOfTraining = {"model.preset",
+constexpr std::array<std::string_view, 17> kOfTraining = {"model.preset",
                                                           "model.hidden_dropout",
                                                           "model.embedding_dropout",
                                                           "model.initializer_range",
@@ -23,7 +23,13 @@ constexpr std::array<std::string_view, 11> kOfTraining = {"model.preset",
                                                           "moe.router.aux_loss_scope",
                                                           "moe.router.z_loss_coeff",
                                                           "moe.router.capacity_factor",
-                                                          "moe.router.drop_policy"};
+                                                          "moe.router.drop_policy",
+                                                          "moe.locmoe_plus.rho_end",
+                                                          "moe.locmoe_plus.shift_begin",
+                                                          "moe.locmoe_plus.shift_end",
+                                                          "moe.locmoe_plus.min_capacity_factor",
+                                                          "moe.locmoe_plus.decay",
+                                                          "moe.locmoe_plus.selection"};
 
 void assign(const FieldPointer& to, const FieldPointer& from) {
   std::visit(
