@@ -167,6 +167,27 @@ function makeCommunication({runs, several, view, repaints, makeSeries, runColour
   const byId = (id) => document.getElementById(id);
   const curvesOf = (run) => (run.exchange || {curves: {}}).curves;
 
+  // A line for each kind [curve, legend, colour, dash, shape of its key] that a run has.
+  function addLines(parent, kinds, options, {hasCurve, isNoisy}) {
+    const series = [];
+    runs.forEach((run, i) => {
+      for (const [name, key, colour, dash, shape] of kinds) {
+        const curve = curvesOf(run)[name];
+        if (!curve || !hasCurve(curve)) continue;
+        const own = several ? runColour(i) : () => cssColour(colour);
+        series.push(makeSeries(i, key, curve, {
+          label: several ? `${run.name} ${key}` : key,
+          colour: own,
+          keyColour: several ? () => cssColour('soft') : own,
+          dash,
+          shape,
+          noisy: isNoisy(name)
+        }));
+      }
+    });
+    if (series.length) new LineChart(parent, view, options, series);
+  }
+
   // What was sent between nodes as a line, the rest as dashes.
   function addBytes(parent) {
     const kinds = [
@@ -175,34 +196,17 @@ function makeCommunication({runs, several, view, repaints, makeSeries, runColour
       ['least_inter_bytes', 'fewest possible', 'run-2', [2, 3], 'dots'],
       ['intra_bytes', 'within nodes', 'run-5', [10, 3], 'dashes long'],
     ];
-    const series = [];
-    runs.forEach((run, i) => {
-      for (const [name, key, colour, dash, shape] of kinds) {
-        const curve = curvesOf(run)[name];
-        if (!curve || curve.v.every((value) => value === 0)) continue;
-        const own = several ? runColour(i) : () => cssColour(colour);
-        series.push(makeSeries(i, key, curve, {
-          label: several ? `${run.name} ${key}` : key,
-          colour: own,
-          keyColour: several ? () => cssColour('soft') : own,
-          dash,
-          shape,
-          noisy: true
-        }));
-      }
-    });
-    if (!series.length) return;
-    new LineChart(
-        parent, view, {
-          title: 'Rows sent',
-          unit: 'bytes a step',
-          format: formatCount,
-          log: true,
-          zero: true,
-          tall: true,
-          toggle: true
-        },
-        series);
+    const options = {
+      title: 'Rows sent',
+      unit: 'bytes a step',
+      format: formatCount,
+      log: true,
+      zero: true,
+      tall: true,
+      toggle: true
+    };
+    const hasCurve = (curve) => curve.v.some((value) => value !== 0);
+    addLines(parent, kinds, options, {hasCurve, isNoisy: () => true});
   }
 
   // What stayed as a line, what was expected of the sequences' places as dashes.
@@ -212,32 +216,15 @@ function makeCommunication({runs, several, view, repaints, makeSeries, runColour
       ['expected_on_node', 'expected', 'run-2', [6, 3], 'dashes'],
       ['unplaced_on_node', 'expected of sequences as they come', 'run-1', [2, 3], 'dots'],
     ];
-    const series = [];
-    runs.forEach((run, i) => {
-      for (const [name, key, colour, dash, shape] of kinds) {
-        const curve = curvesOf(run)[name];
-        if (!curve) continue;
-        const own = several ? runColour(i) : () => cssColour(colour);
-        series.push(makeSeries(i, key, curve, {
-          label: several ? `${run.name} ${key}` : key,
-          colour: own,
-          keyColour: several ? () => cssColour('soft') : own,
-          dash,
-          shape,
-          noisy: name === 'on_node'
-        }));
-      }
-    });
-    if (!series.length) return;
-    new LineChart(
-        parent, view, {
-          title: 'Ways that stay on the node',
-          unit: 'share of assignments',
-          format: formatPercent,
-          zero: true,
-          toggle: true
-        },
-        series);
+    const options = {
+      title: 'Ways that stay on the node',
+      unit: 'share of assignments',
+      format: formatPercent,
+      zero: true,
+      toggle: true
+    };
+    addLines(
+        parent, kinds, options, {hasCurve: () => true, isNoisy: (name) => name === 'on_node'});
   }
 
   function addCharts() {
