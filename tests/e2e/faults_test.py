@@ -4,6 +4,7 @@ says why, and training goes on where it can.
     faults_test.py build/locus build/fault_probe [--kills 2] [--seed 1] [--only NAME]
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -327,8 +328,8 @@ class Test:
         return self.wholes[steps]
 
 
-TESTS = (test_ranks_that_do_not_do_the_same, test_rank_that_never_starts, test_stopped_rank, test_different_settings, test_terminated_rank, test_killed_ranks_under_torchrun,
-         test_requeued_slurm_job)
+TESTS = (test_ranks_that_do_not_do_the_same, test_rank_that_never_starts, test_stopped_rank, test_different_settings,
+         test_terminated_rank, test_killed_ranks_under_torchrun, test_requeued_slurm_job)
 
 
 def main():
@@ -343,17 +344,25 @@ def main():
     if not found:
         print("skipped: there is neither torchrun nor Open MPI's mpirun")
         return 77
-    for number, (name, launch) in enumerate(found):
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = corpus.make(args.program, scratch)
-            corpus.locus(args.program, "prepare", "--output", "other", "--tokenizer", "data/tokenizer.model",
-                         "--split-seed", "2", "--valid-share", "0.1", "--test-share", "0.1", "text.jsonl", cwd=folder)
-            test = Test(args, folder, name, launch, number == 0)
-            for one in TESTS:
-                if args.only in one.__name__:
-                    one(test)
-                    print(f"{one.__name__} under {name}: ok", flush=True)
+    # Side by side: they wait for deadlines most of the time.
+    with concurrent.futures.ThreadPoolExecutor(len(found)) as pool:
+        running = [pool.submit(run_tests, args, name, launch, is_first=number == 0)
+                   for number, (name, launch) in enumerate(found)]
+        for one in concurrent.futures.as_completed(running):
+            one.result()
     return 0
+
+
+def run_tests(args, name, launch, is_first):
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = corpus.make(args.program, scratch)
+        corpus.locus(args.program, "prepare", "--output", "other", "--tokenizer", "data/tokenizer.model",
+                     "--split-seed", "2", "--valid-share", "0.1", "--test-share", "0.1", "text.jsonl", cwd=folder)
+        test = Test(args, folder, name, launch, is_first)
+        for one in TESTS:
+            if args.only in one.__name__:
+                one(test)
+                print(f"{one.__name__} under {name}: ok", flush=True)
 
 
 if __name__ == "__main__":

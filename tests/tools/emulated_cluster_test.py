@@ -290,7 +290,9 @@ class Real(unittest.TestCase):
         program = ("import os, socket; name = socket.gethostname(); "
                    "other = socket.gethostbyname('node1' if name == 'node0' else 'node0'); "
                    "import subprocess; route = subprocess.run(['ip', 'route'], capture_output=True, text=True).stdout; "
-                   "print(name, other.split('.')[0], other.split('.')[3], 'default' in route)")
+                   "words = [name, *other.split('.')[::3], str('default' in route)]; "
+                   # One write: ranks share the pipe, and an unbuffered print would write word by word.
+                   "import sys; sys.stdout.write(' '.join(words) + '\\n')")
         result = self.tool("--", "python3", "-c", program)
         self.assertEqual(sorted(result.stdout.splitlines()), ["node0 10 2 False", "node1 10 1 False"], result.stderr)
 
