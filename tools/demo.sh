@@ -70,7 +70,7 @@ train() {
   else
     rm -rf "$kRun"  # stopped before its first checkpoint
   fi
-  run "$kLocus" train --config configs/demo.toml "${resume[@]}"
+  run python3 tools/ranks.py 2 "$kLocus" train --config configs/demo.toml "${resume[@]}"
 }
 
 sample() {
@@ -94,7 +94,7 @@ Locus demo: a mixture-of-experts language model from raw text to a report on thi
   1 set-up    installs what is missing        under a second, or 1 to 6 minutes the first time
   2 build     compiles build/locus            about $minutes minutes the first time
   3 corpus    tokenises text of this machine  half a minute the first time
-  4 training  a small MoE GPT                 about 4 minutes
+  4 training  a small LocMoE GPT, two ranks   about 4 minutes
   5 to 7      perplexity, samples, report     half a minute
 TEXT
   phase "1/7 set-up: packages and libtorch"
@@ -105,7 +105,7 @@ TEXT
 
   phase "3/7 corpus: headers, Python sources, manuals, documents, licences -> $kData"
   prepare
-  phase "4/7 training: $kRun (Ctrl-C writes a checkpoint; start again to go on)"
+  phase "4/7 training, two ranks in the places of two nodes: $kRun (Ctrl-C writes a checkpoint; start again to go on)"
   train
   phase "5/7 perplexity by domain on documents that the training has not seen"
   run "$kLocus" eval --checkpoint "$kRun" --data "$kData" --split test --output "$kRun/eval.json"
@@ -118,8 +118,8 @@ TEXT
 
 Done in $((SECONDS / 60))m$((SECONDS % 60))s. The report is $kRun/report.html: open it in a browser. Next, try:
   $kLocus generate --checkpoint $kRun --prompt 'int main('
-  $kLocus train --config configs/demo.toml --set moe.router.type=switch --set train.output_dir=runs/switch
-  $kLocus report $kRun runs/switch --output runs/compare.html
+  $kLocus train --config configs/top_k.toml
+  $kLocus report $kRun runs/top_k --output runs/compare.html
 TEXT
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real Slurm on this one machine, for as long as a command runs:
 #
-#   tools/local_slurm.sh srun -n 4 locus train --config configs/demo.toml
+#   tools/local_slurm.sh srun -n 4 locus train --config configs/top_k.toml
 #   tools/local_slurm.sh sbatch --wait examples/cluster/slurm.sbatch
 #
 # Controller, node and munge run as processes of this user, on free ports, with their files in a temporary

@@ -188,7 +188,7 @@ def digest(build: pathlib.Path) -> str:
 
 def ranks(num: int) -> list[str]:
     """A launcher of ranks on this machine, which share its cores."""
-    return ["env", "OMP_NUM_THREADS=1", sys.executable, str(ROOT / "benchmarks" / "ranks.py"), str(num)]
+    return ["env", "OMP_NUM_THREADS=1", sys.executable, str(ROOT / "tools" / "ranks.py"), str(num)]
 
 
 NUM_NODES, RANKS_PER_NODE, CPU_SHARE = 4, 2, 0.2
@@ -205,6 +205,18 @@ def cluster(mbit: float | None) -> list[str]:
     return [sys.executable, str(ROOT / "tools" / "emulated_cluster"), "--nodes", str(NUM_NODES),
             "--ranks-per-node", str(RANKS_PER_NODE), "--cpu-share", str(CPU_SHARE), *rate,
             "--launcher", "torchrun", "--", "env", "OMP_NUM_THREADS=1"]
+
+
+def measured_topology(measured: Measurements, link: str, mbit: float) -> pathlib.Path:
+    """The file of `locus topology` on the cluster whose links have this rate."""
+    path = measured.bench.scratch / f"topology-{measured.part}-{link}.json"
+
+    def measure() -> dict:
+        run([*cluster(mbit), measured.bench.program, "topology", "--output", str(path)])
+        return {"text": path.read_text(encoding="utf-8")}
+
+    path.write_text(measured.once(f"topology-{link}", {"mbit": mbit}, measure)["text"], encoding="utf-8")
+    return path
 
 
 def require_cluster(bench: Bench) -> None:

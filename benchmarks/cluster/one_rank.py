@@ -8,7 +8,7 @@ from benchmarks.cluster.measured import Measurements, Skipped
 from benchmarks.themes.start import demo_data
 
 STEPS = 12
-CONFIG = ROOT / "configs" / "demo.toml"
+CONFIG = ROOT / "configs" / "top_k.toml"
 
 
 def rows(bench: Bench, measured: Measurements) -> list[dict]:
@@ -25,6 +25,6 @@ def rows(bench: Bench, measured: Measurements) -> list[dict]:
         for name in list(programs)[::1 if number % 2 == 0 else -1]:
             found[name].append(measured.train(f"{name}-{number}", settings, program=programs[name],
                                               config=CONFIG).step_s)
-    return [measured.row("one rank, demo config: step", found["ours"], "s", "the older program", found["baseline"],
+    return [measured.row("one rank, configs/top_k.toml: step", found["ours"], "s", "the older program", found["baseline"],
                          {"at_most": 1.02},
                          command="python3 benchmarks/run.py --theme cluster --baseline FOLDER")]

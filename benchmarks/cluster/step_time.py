@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from benchmarks.bench import Bench, note
 from benchmarks.cluster.measured import (NUM_NODES, NUM_RANKS, RANKS_PER_NODE, Measurements, Steps,
-                                         balanced_settings, cluster, parts_text, require_cluster, run)
+                                         balanced_settings, cluster, measured_topology, parts_text,
+                                         require_cluster)
 
 ROUNDS, STEPS, STEPS_OF_SEARCH = 3, 8, 6
 ROUNDS_BESIDE = 1  # at the rates beside the middle one
@@ -83,17 +84,6 @@ class Cluster:
 
         return self.measured.once("rate", {"launcher": cluster(None), "model": self.model}, measure)["mbit"]
 
-    def topology(self, link: str, mbit: float) -> pathlib.Path:
-        """The file of `locus topology`, measured at this rate."""
-        path = self.bench.scratch / f"topology-{link}.json"
-
-        def measure() -> dict:
-            run([*cluster(mbit), self.bench.program, "topology", "--output", str(path)])
-            return {"text": path.read_text(encoding="utf-8")}
-
-        path.write_text(self.measured.once(f"topology-{link}", {"mbit": mbit}, measure)["text"], encoding="utf-8")
-        return path
-
 
 def turned(what: tuple, by: int) -> tuple:
     by %= len(what)
@@ -102,7 +92,7 @@ def turned(what: tuple, by: int) -> tuple:
 
 def measure_rounds(on: Cluster, rates: dict[str, float]) -> tuple[dict, list[Steps]]:
     """{(link, configuration): a training for each round}, and those without a limit."""
-    files = {link: on.topology(link, mbit) for link, mbit in rates.items()}
+    files = {link: measured_topology(on.measured, link, mbit) for link, mbit in rates.items()}
     found, free = {}, []
     for number in range(min(on.bench.repetitions, ROUNDS)):
         free.append(on.train(f"free-{number}", None, FLAT, STEPS))

@@ -17,6 +17,10 @@ class Variant:
     trained_as: str = ""  # the variant whose weights it takes; empty: its own
 
     @property
+    def chooses_exchange(self) -> bool:
+        return self.links.get("parallel.exchange.type") == "auto"
+
+    @property
     def weights(self) -> str:
         return self.trained_as or self.name
 

@@ -9,7 +9,7 @@ SIZES = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20]
 SMALL = 16 << 10  # up to here the time of a message counts, above its bandwidth
 LAUNCHERS = {
     "mpi": ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(NUM_RANKS)],
-    "gloo": [sys.executable, str(ROOT / "benchmarks" / "ranks.py"), str(NUM_RANKS)]}
+    "gloo": [sys.executable, str(ROOT / "tools" / "ranks.py"), str(NUM_RANKS)]}
 
 
 def size_text(num_bytes: int) -> str:

@@ -30,7 +30,7 @@ def run(bench: Bench) -> list[dict]:
     shown = bench.measure([command("locus --help", [bench.program, "--help"])], repetitions=21)
     shown = shown["locus --help"]
     output = bench.scratch / "run"
-    train = [bench.program, "train", "--config", str(ROOT / "configs" / "demo.toml"),
+    train = [bench.program, "train", "--config", str(ROOT / "configs" / "top_k.toml"),
              "--set", f'data.train=["{demo_data(bench)}"]', "--set", f"train.output_dir={output}",
              "--set", "log.interval=1"]
     step = bench.measure([command("first step", train, until="iteration", remove=output)])
@@ -40,5 +40,5 @@ def run(bench: Bench) -> list[dict]:
         bench.row("locus --help, wall", shown.series(), "s", f"{HELP_S} s", HELP_S,
                   {"at_most": 1.0}),
         bench.row("locus --help, CPU", shown.series("child_cpu_seconds"), "s"),
-        bench.row("demo config: process start to the end of the first step", step.series(), "s",
+        bench.row("configs/top_k.toml: process start to the end of the first step", step.series(), "s",
                   f"{STEP_S:g} s", STEP_S, {"at_most": 1.0})]

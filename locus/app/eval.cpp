@@ -180,8 +180,11 @@ void eval(const EvalOptions& options, std::ostream& out) {
     const eval::Evaluation leaking = evaluator.run({.training_rule = true});
     record["rule"] = "causal";
     record["batch_rule"] = to_json(leaking);
+    record["rule_agreement"] = leaking.rule_agreement;
     out << "the same with the training rule, which looks at later tokens:\n"
-        << score_row("all (leaks)", leaking.total);
+        << score_row("all (leaks)", leaking.total)
+        << format("both rules give {:.1f}% of the tokens the same experts\n",
+                  100 * leaking.rule_agreement);
   }
   if (evaluator.names_groups()) {
     const eval::Evaluation inferred = evaluator.run({.infer_domains = true});

@@ -129,6 +129,10 @@ void check_moe(const RunConfig& config, Problems& out) {
   out.add_if(
       moe.shared_expert_gate && moe.shared_expert_intermediate_size == 0,
       "moe.shared_expert_gate needs a shared expert: moe.shared_expert_intermediate_size is 0");
+  out.one_of("moe.shared_expert_scope", moe.shared_expert_scope, {"all", "unclaimed"});
+  out.add_if(moe.shared_expert_scope == "unclaimed" && moe.shared_expert_intermediate_size == 0,
+             "moe.shared_expert_scope = \"unclaimed\" needs a shared expert: "
+             "moe.shared_expert_intermediate_size is 0");
   out.add_if(std::set<int64_t>(moe.layers.begin(), moe.layers.end()).size() != moe.layers.size(),
              "moe.layers names a layer twice");
   for (const int64_t layer : moe.layers) {
@@ -437,7 +441,8 @@ bool makes_shape(const std::string& key) {
                                           "moe.layer_freq",
                                           "moe.layers",
                                           "moe.shared_expert_intermediate_size",
-                                          "moe.shared_expert_gate"};
+                                          "moe.shared_expert_gate",
+                                          "moe.shared_expert_scope"};
   return keys.contains(key);
 }
 

@@ -25,7 +25,8 @@ double mean(double sum, int64_t count) {
   return count > 0 ? sum / static_cast<double>(count) : std::numeric_limits<double>::quiet_NaN();
 }
 
-// For as long as it lives: routers evaluate with their training rule.
+// For as long as it lives: routers evaluate with their training rule, and it is compared with the
+// causal one.
 class TrainingRule {
  public:
   explicit TrainingRule(const model::Decoder& model) : model_(model) { set(true); }
@@ -37,6 +38,7 @@ class TrainingRule {
   void set(bool value) {
     for (const auto& [number, layer] : model_.moe_layers()) {
       layer->router().set_evaluate_with_training_rule(value);
+      layer->compare_rules(value);
     }
   }
   const model::Decoder& model_;
@@ -73,7 +75,15 @@ class Evaluator {
     const at::Device device = model_.output_weight().device();
     const model::BatchTensors tensors = model::to_tensors(batch, device);
     const at::Tensor hidden_TD = model_.forward(tensors.input).hidden_TD;
+    moe::RuleAgreement agreement;
+    for (const auto& [number, layer] : model_.moe_layers()) {
+      const moe::RuleAgreement one = layer->take_agreement();
+      agreement.tokens += one.tokens;
+      agreement.equal += one.equal;
+    }
     if (!counts) return;
+    agreement_.tokens += agreement.tokens;
+    agreement_.equal += agreement.equal;
     const ops::CrossEntropy losses = ops::linear_cross_entropy(
         hidden_TD, model_.output_weight(), tensors.labels_T, /*want_correct=*/true);
     add_tokens(batch, losses.loss_T.to(at::kCPU, at::kDouble).contiguous(),
@@ -83,6 +93,7 @@ class Evaluator {
   Evaluation result() {
     sum_over_ranks();
     Evaluation evaluation;
+    evaluation.rule_agreement = mean(static_cast<double>(agreement_.equal), agreement_.tokens);
     for (size_t i = 0; i < scores_.size(); ++i) {
       if (scores_[i].tokens == 0) continue;
       evaluation.total += scores_[i];
@@ -106,6 +117,9 @@ class Evaluator {
         values.push_back(static_cast<double>(count));
       }
     }
+    for (const int64_t count : {agreement_.tokens, agreement_.equal}) {
+      values.push_back(static_cast<double>(count));
+    }
     const at::Tensor sum = comm::sum_over(world, at::tensor(values, at::kDouble));
     const double* value = sum.const_data_ptr<double>();
     for (Score& score : scores_) {
@@ -114,6 +128,7 @@ class Evaluator {
         *count = static_cast<int64_t>(*value++);
       }
     }
+    agreement_ = {static_cast<int64_t>(value[0]), static_cast<int64_t>(value[1])};
   }
 
   void add_tokens(const data::Batch& batch, const at::Tensor& loss_T, const at::Tensor& correct_T) {
@@ -138,6 +153,7 @@ class Evaluator {
   model::Decoder& model_;
   const std::vector<int32_t>& bytes_per_token_;
   const std::vector<std::string>& domain_names_;
+  moe::RuleAgreement agreement_;
   std::vector<Score> scores_;  // tokens of no domain, then by domain
 };
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -33,6 +34,9 @@ struct Evaluation {
   Score total;
   // Adds up to `total`; tokens of no known domain stand under "unknown". Empty: no domains known.
   std::map<std::string, Score> by_domain;
+  // With EvaluateOptions::training_rule: share of tokens, over all layers, whose experts the causal
+  // rule would not change. NaN otherwise.
+  double rule_agreement = std::numeric_limits<double>::quiet_NaN();
 };
 
 struct EvaluateOptions {

@@ -13,7 +13,7 @@
 namespace locus::model {
 namespace {
 
-constexpr std::array<std::string_view, 17> kOfTraining = {"model.preset",
+constexpr std::array<std::string_view, 18> kOfTraining = {"model.preset",
                                                           "model.hidden_dropout",
                                                           "model.embedding_dropout",
                                                           "model.initializer_range",
@@ -24,6 +24,7 @@ constexpr std::array<std::string_view, 17> kOfTraining = {"model.preset",
                                                           "moe.router.z_loss_coeff",
                                                           "moe.router.capacity_factor",
                                                           "moe.router.drop_policy",
+                                                          "moe.locmoe.noise_std",
                                                           "moe.locmoe_plus.rho_end",
                                                           "moe.locmoe_plus.shift_begin",
                                                           "moe.locmoe_plus.shift_end",

@@ -1,8 +1,10 @@
 #include "locus/moe/balance_loss.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "locus/base/error.h"
 #include "locus/moe/router_math.h"
@@ -10,24 +12,40 @@
 namespace locus::moe {
 namespace {
 
+using LossOf = std::function<at::Tensor(const at::Tensor&)>;
+
+// Of the loss alone, at the value of `at`; also where no gradients are asked for, as in the first
+// pass of a layer that is recomputed.
+at::Tensor gradient(const at::Tensor& at, const LossOf& loss) {
+  const at::AutoGradMode with_gradients(true);
+  const at::Tensor leaf = at.detach().clone().requires_grad_();
+  return torch::autograd::grad({loss(leaf)}, {leaf})[0];
+}
+
 at::Tensor scoped_balance_loss(const RouterConfig& config, const LossInputs& inputs,
-                               Assignment& assignment) {
+                               const at::Tensor& probability_TE, Assignment& assignment) {
   const int64_t num_ranks = inputs.pool.num_ranks();
   if (config.aux_loss_scope == "sequence") {
-    return sequence_balance_loss(inputs.probability_TE, inputs.requested_TK, inputs.num_sequences) /
+    return sequence_balance_loss(probability_TE, inputs.requested_TK, inputs.num_sequences) /
            num_ranks;
   }
   if (!assignment.count_E.defined()) {
-    const at::Tensor own_E =
-        config.aux_loss_scope == "global_batch"
-            ? inputs.requested_E
-            : count_experts(inputs.requested_TK, inputs.probability_TE.size(1));
+    const at::Tensor own_E = config.aux_loss_scope == "global_batch"
+                                 ? inputs.requested_E
+                                 : count_experts(inputs.requested_TK, probability_TE.size(1));
     assignment.count_E = inputs.pool.sum(own_E);
   }
-  return balance_loss(inputs.probability_TE, assignment.count_E, num_ranks);
+  return balance_loss(probability_TE, assignment.count_E, num_ranks);
 }
 
 }  // namespace
+
+at::Tensor squared_gradient(const at::Tensor& probability_TE, const LossOf& loss) {
+  const at::Tensor p_TE = probability_TE.detach();
+  const at::Tensor for_p_TE = gradient(p_TE, loss);
+  const at::Tensor for_logits_TE = p_TE * (for_p_TE - (for_p_TE * p_TE).sum(1, true));
+  return for_logits_TE.to(at::kDouble).square().sum();
+}
 
 at::Tensor balance_loss(const at::Tensor& probability_TE, const at::Tensor& requested_E,
                         int64_t num_ranks) {
@@ -66,11 +84,23 @@ void add_losses(const RouterConfig& config, const LossInputs& inputs, Routing& r
     return loss.detach();
   };
   if (config.aux_loss_coeff > 0 && inputs.requested_TK.defined()) {
-    routing.balance_loss =
-        add(scoped_balance_loss(config, inputs, routing.assignment) * config.aux_loss_coeff);
+    const auto loss = [&](const at::Tensor& probability_TE) {
+      return scoped_balance_loss(config, inputs, probability_TE, routing.assignment) *
+             config.aux_loss_coeff;
+    };
+    routing.balance_loss = add(loss(inputs.probability_TE));
+    if (inputs.with_gradients) {
+      routing.balance_gradient = squared_gradient(inputs.probability_TE, loss);
+    }
   }
   if (config.z_loss_coeff > 0) {
-    routing.z_loss = add(z_loss(inputs.logits_TE) * config.z_loss_coeff / inputs.pool.num_ranks());
+    const auto loss = [&](const at::Tensor& logits_TE) {
+      return z_loss(logits_TE) * config.z_loss_coeff / inputs.pool.num_ranks();
+    };
+    routing.z_loss = add(loss(inputs.logits_TE));
+    if (inputs.with_gradients) {
+      routing.z_gradient = gradient(inputs.logits_TE, loss).to(at::kDouble).square().sum();
+    }
   }
 }
 

@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 #include "locus/moe/config.h"
 #include "locus/moe/router.h"
 
@@ -25,6 +27,11 @@ at::Tensor sequence_balance_loss(const at::Tensor& probability_TE, const at::Ten
 // Mean of logsumexp(logits)^2 (ST-MoE: Zoph et al., 2022).
 at::Tensor z_loss(const at::Tensor& logits_TE);
 
+// The squared norm of the gradient of loss(p) for the logits whose softmax is p = probability_TE,
+// float64 scalar. Of scores that are no softmax: for the logarithms of p.
+at::Tensor squared_gradient(const at::Tensor& probability_TE,
+                            const std::function<at::Tensor(const at::Tensor& p_TE)>& loss);
+
 // What the losses of a routing are made of.
 struct LossInputs {
   at::Tensor logits_TE;
@@ -34,6 +41,7 @@ struct LossInputs {
                             // global_batch
   int64_t num_sequences = 1;
   TokenPool pool;
+  bool with_gradients = false;  // their squared norms, too
 };
 
 // Sets aux_loss, balance_loss and z_loss of `routing`: this rank's parts of them, which sum to the

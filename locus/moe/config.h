@@ -38,6 +38,7 @@ struct MoeConfig {
   std::vector<int64_t> layers;
   int64_t shared_expert_intermediate_size = 0;
   bool shared_expert_gate = false;
+  std::string shared_expert_scope = "all";
   std::string experts = "grouped";
   int64_t num_domain_groups = 0;
   std::vector<std::string> domain_groups;
@@ -50,9 +51,11 @@ struct MoeConfig {
     v("layer_freq", layer_freq, "every n-th layer is a MoE layer: layer i where (i + 1) % n == 0");
     v("layers", layers, "MoE layers by number from 0; overrides layer_freq");
     v("shared_expert_intermediate_size", shared_expert_intermediate_size,
-      "width of the expert that sees every token; 0: none");
+      "width of an expert that needs no router; 0: none");
     v("shared_expert_gate", shared_expert_gate,
       "scale the shared expert by a learned sigmoid gate");
+    v("shared_expert_scope", shared_expert_scope,
+      "tokens that the shared expert computes: all | unclaimed (those that no expert took)");
     v("experts", experts, "expert kernel; see `locus list experts`");
     v("num_domain_groups", num_domain_groups,
       "shares the training data's domains out over so many equal groups of experts: a token's "

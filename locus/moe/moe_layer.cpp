@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "locus/base/error.h"
+#include "locus/moe/router_math.h"
 
 namespace locus::moe {
 
@@ -31,6 +32,7 @@ MoeLayer::MoeLayer(const MoeConfig& config, const RouterContext& context,
         "shared_expert",
         std::make_shared<nn::FeedForward>(
             context.hidden_size, config.shared_expert_intermediate_size, activation, with_bias));
+    shared_expert_of_unclaimed_ = config.shared_expert_scope == "unclaimed";
     if (config.shared_expert_gate) {
       shared_expert_gate_ = register_module(
           "shared_expert_gate", std::make_shared<nn::Linear>(context.hidden_size, 1, false));
@@ -66,13 +68,10 @@ MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
                             const Assignment* replay) {
   Routing routing = router_->route(x_TD, tokens, replay);
   const std::unique_ptr<Dispatched> dispatched = dispatcher_->dispatch(x_TD, routing);
-  at::Tensor shared_TD;  // computed while rows travel
-  if (shared_expert_) {
-    shared_TD = shared_expert_->forward(x_TD);
-    if (shared_expert_gate_) shared_TD = shared_TD * shared_expert_gate_->forward(x_TD).sigmoid();
-  }
+  const at::Tensor shared_TD = shared_output(x_TD, routing.assignment);  // while rows travel
   at::Tensor y_TD = dispatched->combine(*experts_);
-  if (shared_expert_) y_TD = y_TD + shared_TD;
+  if (shared_TD.defined()) y_TD = y_TD + shared_TD;
+  if (compares_rules_) compare_with_causal_rule(x_TD, tokens, routing.assignment);
   if (stats_ && replay == nullptr) {
     add_routing(*stats_, routing, tokens, num_experts_, x_TD.size(0), num_domains_);
     if (with_clusters_) add_clusters(*stats_, routing, x_TD, num_experts_);
@@ -81,6 +80,29 @@ MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
                                   ? routing.aux_loss
                                   : at::zeros({}, x_TD.options().dtype(at::kFloat));
   return {y_TD, aux_loss, routing.assignment};
+}
+
+at::Tensor MoeLayer::shared_output(const at::Tensor& x_TD, const Assignment& assignment) const {
+  if (!shared_expert_) return {};
+  const auto compute = [this](const at::Tensor& x) {
+    const at::Tensor y = shared_expert_->forward(x);
+    return shared_expert_gate_ ? y * shared_expert_gate_->forward(x).sigmoid() : y;
+  };
+  if (!shared_expert_of_unclaimed_) return compute(x_TD);
+  const at::Tensor unclaimed_U = unclaimed_tokens(assignment, x_TD.size(0));
+  const at::Tensor y_UD = compute(x_TD.index_select(0, unclaimed_U));
+  return at::zeros({x_TD.size(0), y_UD.size(1)}, y_UD.options()).index_copy(0, unclaimed_U, y_UD);
+}
+
+void MoeLayer::compare_with_causal_rule(const at::Tensor& x_TD, const TokenContext& tokens,
+                                        const Assignment& by_training_rule) {
+  const at::NoGradGuard no_grad;
+  router_->set_evaluate_with_training_rule(false);
+  const Assignment by_causal_rule = router_->route(x_TD, tokens).assignment;
+  router_->set_evaluate_with_training_rule(true);
+  agreement_.tokens += x_TD.size(0);
+  agreement_.equal +=
+      tokens_with_equal_experts(by_training_rule, by_causal_rule, x_TD.size(0), num_experts_);
 }
 
 void MoeLayer::start_stats(int64_t num_domains, bool with_clusters) {

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "locus/comm/parallel_context.h"
 #include "locus/moe/config.h"
@@ -17,6 +18,12 @@
 #include "locus/nn/linear.h"
 
 namespace locus::moe {
+
+// Of a router whose training decisions look at later tokens, and so evaluates by another rule.
+struct RuleAgreement {
+  int64_t tokens = 0;
+  int64_t equal = 0;  // tokens that both rules give the same experts
+};
 
 struct MoeOutput {
   at::Tensor y_TD;
@@ -52,12 +59,22 @@ class MoeLayer : public torch::nn::Module {
   // Those of this rank alone, before take_stats().
   const RouterStats& own_stats() const { return stats_.value(); }
 
+  // Compares, in evaluation by the training rule, what the causal rule decides for the same tokens;
+  // counts those of this rank since the last call. All ranks call it together.
+  void compare_rules(bool value) { compares_rules_ = value; }
+  RuleAgreement take_agreement() { return std::exchange(agreement_, {}); }
+
   // What this layer's exchanges of rows cost since start_exchange_stats(), of all ranks; none where
   // all experts are here. All ranks call both, the second one after the backward pass.
   void start_exchange_stats();
   std::optional<SummedExchange> take_exchange_stats();
 
  private:
+  // Undefined: none.
+  at::Tensor shared_output(const at::Tensor& x_TD, const Assignment& assignment) const;
+  void compare_with_causal_rule(const at::Tensor& x_TD, const TokenContext& tokens,
+                                const Assignment& by_training_rule);
+
   std::shared_ptr<Router> router_;
   std::shared_ptr<Experts> experts_;
   std::shared_ptr<nn::FeedForward> shared_expert_;  // null: none
@@ -70,7 +87,10 @@ class MoeLayer : public torch::nn::Module {
   std::vector<int64_t> expert_of_slot_;
   std::optional<RouterStats> stats_;
   std::shared_ptr<ExchangeStats> exchange_stats_;
+  RuleAgreement agreement_;
   int64_t num_domains_ = 0;
+  bool shared_expert_of_unclaimed_ = false;
+  bool compares_rules_ = false;
   bool with_clusters_ = false;
 };
 

@@ -47,6 +47,9 @@ struct Routing {
   at::Tensor balance_loss;    // float32 scalar, coefficient applied
   at::Tensor z_loss;          // float32 scalar, coefficient applied
   at::Tensor locality_loss;   // float32 scalar, coefficient applied
+  // Float64 scalars: squared norms of these losses' gradients for the logits of this rank's tokens;
+  // where Router::is_observed alone.
+  at::Tensor balance_gradient, z_gradient, locality_gradient;
   // Float32 [E], of the tokens whose first choice an expert is: sum of the cosines of their angles
   // to its row of the gate.
   at::Tensor cosine_sum_E;

@@ -134,6 +134,23 @@ at::Tensor gather_scores(const at::Tensor& score_TE, const Assignment& assignmen
   return score_TE.reshape(-1).index_select(0, place_N);
 }
 
+at::Tensor unclaimed_tokens(const Assignment& assignment, int64_t num_tokens) {
+  return at::nonzero(
+             at::bincount(assignment.token_N, {}, num_tokens).narrow(0, 0, num_tokens).eq(0))
+      .squeeze(1);
+}
+
+int64_t tokens_with_equal_experts(const Assignment& a, const Assignment& b, int64_t num_tokens,
+                                  int64_t num_experts) {
+  const auto experts_TE = [&](const Assignment& assignment) {
+    const at::Tensor place_N = assignment.token_N * num_experts + assignment.expert_N;
+    return at::zeros({num_tokens * num_experts}, place_N.options().dtype(at::kBool))
+        .index_fill(0, place_N, true)
+        .view({num_tokens, num_experts});
+  };
+  return experts_TE(a).eq(experts_TE(b)).all(1).sum().item<int64_t>();
+}
+
 at::Tensor count_experts(const at::Tensor& expert, int64_t num_experts) {
   return at::bincount(expert.reshape(-1), {}, num_experts).to(at::kFloat);
 }
@@ -141,6 +158,11 @@ at::Tensor count_experts(const at::Tensor& expert, int64_t num_experts) {
 void add_requested(at::Tensor& requested_E, const at::Tensor& expert, int64_t num_experts) {
   const at::Tensor count_E = count_experts(expert, num_experts);
   requested_E = requested_E.defined() ? requested_E + count_E : count_E;
+}
+
+void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate) {
+  const at::Tensor load = load_E.to(bias_E.options());
+  bias_E += at::sign(load.mean() - load) * rate;
 }
 
 int64_t expert_capacity(double factor, int64_t num_tokens, int64_t k, int64_t num_experts) {
@@ -245,18 +267,19 @@ void check_choice(std::vector<std::string>& problems, std::string_view key, std:
   problems.push_back(format("moe.{} = \"{}\" is not known; known: {}", key, value, known));
 }
 
+void check_not_negative(std::vector<std::string>& problems, std::string_view key, double value) {
+  if (value >= 0 && std::isfinite(value)) return;
+  problems.push_back(format("moe.{} = {}: must be 0 or more", key, value));
+}
+
 std::vector<std::string> common_problems(const RouterConfig& config, int64_t num_experts) {
   std::vector<std::string> problems;
   if (num_experts < 1) {
     problems.push_back(format("moe.num_experts = {}: a router needs at least 1", num_experts));
   }
-  const auto check_not_negative = [&](std::string_view key, double value) {
-    if (value >= 0 && std::isfinite(value)) return;  // NaN fails the first
-    problems.push_back(format("moe.router.{} = {}: must be 0 or more", key, value));
-  };
-  check_not_negative("capacity_factor", config.capacity_factor);
-  check_not_negative("aux_loss_coeff", config.aux_loss_coeff);
-  check_not_negative("z_loss_coeff", config.z_loss_coeff);
+  check_not_negative(problems, "router.capacity_factor", config.capacity_factor);
+  check_not_negative(problems, "router.aux_loss_coeff", config.aux_loss_coeff);
+  check_not_negative(problems, "router.z_loss_coeff", config.z_loss_coeff);
   check_choice(problems, "router.drop_policy", config.drop_policy, {"probs", "position"});
   check_choice(problems, "router.aux_loss_scope", config.aux_loss_scope,
                {"micro_batch", "sequence", "global_batch"});

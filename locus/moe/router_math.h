@@ -42,11 +42,22 @@ Assignment keep_where(const Assignment& assignment, const at::Tensor& keep_N);
 // score_TE at the pairs of the assignment, [N]; differentiable.
 at::Tensor gather_scores(const at::Tensor& score_TE, const Assignment& assignment);
 
+// The tokens without any pair, rising int64 [U].
+at::Tensor unclaimed_tokens(const Assignment& assignment, int64_t num_tokens);
+
+// How many tokens have the same experts in both.
+int64_t tokens_with_equal_experts(const Assignment& a, const Assignment& b, int64_t num_tokens,
+                                  int64_t num_experts);
+
 // Pairs per expert, float32 [E].
 at::Tensor count_experts(const at::Tensor& expert, int64_t num_experts);
 
 // Adds a micro-batch to Router::requested_E; sets it when it is undefined.
 void add_requested(at::Tensor& requested_E, const at::Tensor& expert, int64_t num_experts);
+
+// Balance without a loss (Wang et al., 2024, arXiv 2408.15664): experts with less than the mean
+// load gain `rate`, those with more lose it. In place, without gradients.
+void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate);
 
 // ---- Capacity. Work proportional to the assignments.
 
@@ -104,6 +115,9 @@ void check_top_k(std::vector<std::string>& problems, const RouterConfig& config,
 // Adds a problem unless `value` is one of `allowed`; key without its "moe.".
 void check_choice(std::vector<std::string>& problems, std::string_view key, std::string_view value,
                   const std::vector<std::string>& allowed);
+
+// Adds a problem unless the value is finite and 0 or more; key without its "moe.".
+void check_not_negative(std::vector<std::string>& problems, std::string_view key, double value);
 
 // The forms for devices without a host loop, in tensor operations; tests hold them against the
 // loops.

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "locus/comm/collectives.h"
+#include "locus/moe/router_math.h"
 
 namespace locus::moe {
 namespace {
@@ -43,6 +44,10 @@ void add_values(std::vector<double>& sum, const at::Tensor& value_E) {
 }
 
 }  // namespace
+
+double RouterStats::gradient_norm(double squared_sum) const {
+  return std::sqrt(squared_sum) / static_cast<double>(std::max<int64_t>(1, num_batches));
+}
 
 double RouterStats::load_cv() const {
   const double mean = mean_load(*this);
@@ -131,19 +136,20 @@ void add_routing(RouterStats& stats, const Routing& routing, const TokenContext&
   stats.num_tokens += num_tokens;
   stats.num_requested += routing.num_requested;
   stats.num_batches += 1;
-  stats.num_unrouted += at::bincount(routing.assignment.token_N, {}, num_tokens)
-                            .narrow(0, 0, num_tokens)
-                            .eq(0)
-                            .sum()
-                            .item<int64_t>();
+  stats.num_unrouted += unclaimed_tokens(routing.assignment, num_tokens).size(0);
   if (routing.probability_TE.defined() && num_tokens > 0) {
     const at::Tensor& p = routing.probability_TE;
     stats.entropy_sum += at::special_entr(p).sum().item<double>();
     stats.top_weight_sum += p.amax(1).sum().item<double>();
   }
-  if (routing.balance_loss.defined()) stats.balance_loss += routing.balance_loss.item<double>();
-  if (routing.z_loss.defined()) stats.z_loss += routing.z_loss.item<double>();
-  if (routing.locality_loss.defined()) stats.locality_loss += routing.locality_loss.item<double>();
+  for (const auto& [sum, value] : {std::pair(&stats.balance_loss, routing.balance_loss),
+                                   {&stats.z_loss, routing.z_loss},
+                                   {&stats.locality_loss, routing.locality_loss},
+                                   {&stats.balance_gradient, routing.balance_gradient},
+                                   {&stats.z_gradient, routing.z_gradient},
+                                   {&stats.locality_gradient, routing.locality_gradient}}) {
+    if (value.defined()) *sum += value.item<double>();
+  }
   stats.capacity_sum += routing.capacity;
   if (routing.cosine_sum_E.defined()) {
     add_values(stats.cosine_sum_E, routing.cosine_sum_E);
@@ -185,6 +191,9 @@ RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats) {
                                     sum.balance_loss,
                                     sum.z_loss,
                                     sum.locality_loss,
+                                    sum.balance_gradient,
+                                    sum.z_gradient,
+                                    sum.locality_gradient,
                                     sum.cluster_square_sum};
   std::vector<double> values(scalars);
   values.insert(values.end(), sum.tokens_per_expert.begin(), sum.tokens_per_expert.end());
@@ -198,12 +207,11 @@ RouterStats sum_over(comm::ProcessGroup* group, const RouterStats& stats) {
   sum.num_tokens = count();
   sum.num_requested = count();
   sum.num_unrouted = count();
-  sum.entropy_sum = *value++;
-  sum.top_weight_sum = *value++;
-  sum.balance_loss = *value++;
-  sum.z_loss = *value++;
-  sum.locality_loss = *value++;
-  sum.cluster_square_sum = *value++;
+  for (double* one :
+       {&sum.entropy_sum, &sum.top_weight_sum, &sum.balance_loss, &sum.z_loss, &sum.locality_loss,
+        &sum.balance_gradient, &sum.z_gradient, &sum.locality_gradient, &sum.cluster_square_sum}) {
+    *one = *value++;
+  }
   for (int64_t& load : sum.tokens_per_expert) load = count();
   for (auto* one : {&sum.cosine_sum_E, &sum.first_choices_E}) {
     for (double& number : *one) number = *value++;

@@ -17,7 +17,8 @@ struct RouterStats {
   int64_t num_requested = 0;                   // assignments before the capacity limit
   int64_t num_unrouted = 0;                    // tokens without any expert
   double entropy_sum = 0, top_weight_sum = 0;  // over tokens; from the router's distribution
-  double balance_loss = 0, z_loss = 0, locality_loss = 0;  // summed over micro-batches
+  double balance_loss = 0, z_loss = 0, locality_loss = 0;              // summed over micro-batches
+  double balance_gradient = 0, z_gradient = 0, locality_gradient = 0;  // squared norms, summed
   int64_t num_batches = 0;
   int64_t capacity_sum = 0;  // over micro-batches, of all ranks together; 0: no limit
   // By first choice: tokens, and the sum of their cosines to the gate's row; empty: not measured.
@@ -29,6 +30,9 @@ struct RouterStats {
   std::vector<std::vector<int64_t>>
       domain_expert;  // [domain][expert], assignments; empty: not sampled
 
+  // Of a loss for the logits of all tokens, from its squared norm: the loss of a step is the mean
+  // of its micro-batches'.
+  double gradient_norm(double squared_sum) const;
   double load_cv() const;  // standard deviation / mean of tokens_per_expert
   double load_max_over_mean() const;
   int64_t dead_experts() const;

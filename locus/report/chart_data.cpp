@@ -75,6 +75,8 @@ constexpr Curve<MoePoint> kMoeCurves[] = {
     {"balance_loss", &MoePoint::balance_loss, false},
     {"z_loss", &MoePoint::z_loss, false},
     {"locality_loss", &MoePoint::locality_loss, false},
+    {"balance_gradient_norm", &MoePoint::balance_gradient_norm, false},
+    {"locality_gradient_norm", &MoePoint::locality_gradient_norm, false},
     {"cosine", &MoePoint::cosine, false},
     {"calinski_harabasz", &MoePoint::calinski_harabasz, false},
     {"capacity", &MoePoint::capacity, false},
@@ -94,6 +96,10 @@ constexpr Curve<ExchangeStep> kExchangeCurves[] = {
     {"exposed_of_step", &ExchangeStep::exposed_of_step, true},
     {"exposed_of_flight", &ExchangeStep::exposed_of_flight, true},
     {"on_node", &ExchangeStep::on_node, true},
+};
+
+constexpr Curve<ExchangePoint> kLayerExchangeCurves[] = {
+    {"on_node", &ExchangePoint::on_node, false},
 };
 
 size_t num_experts(const MoeLayerData& layer) {
@@ -408,8 +414,15 @@ json make_run(const RunData& run, const Limits& limits) {
   add_curves(run.valid, kValidCurves, limits.train_points, object["curves"]);
   for (const auto& [number, layer] : run.moe) {
     object["moe"].push_back(make_layer(number, layer, limits));
+    if (const auto found = run.exchange.find(number); found != run.exchange.end()) {
+      add_curves(found->second.points, kLayerExchangeCurves, limits.layer_points,
+                 object["moe"].back()["curves"]);
+    }
   }
   add_curves(mean_over_layers(run), kMoeCurves, limits.layer_points, object["moe_mean"]);
+  const std::vector<ExchangeStep> exchange = sum_over_layers(run);
+  add_curves(std::vector<ExchangePoint>(exchange.begin(), exchange.end()), kLayerExchangeCurves,
+             limits.layer_points, object["moe_mean"]);
   if (!run.exchange.empty()) object["exchange"] = make_exchange(run, limits);
   if (run.trace) object["trace"] = make_trace(run, limits.trace_bars);
   return object;

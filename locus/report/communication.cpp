@@ -44,10 +44,6 @@ double step_time_s(const RunData& run, int64_t step) {
 
 double share(double part, double whole) { return whole > 0 ? part / whole : kMissing; }
 
-std::string bytes_text(double bytes) {
-  return human_count(bytes) + (std::abs(bytes) < 999.5 ? " B" : "B");
-}
-
 std::string saved_text(const ExchangePoint& point) {
   const double saved = point.flat_inter_bytes - point.inter_bytes;
   if (!(point.flat_inter_bytes > 0)) return bytes_text(saved);
@@ -98,43 +94,6 @@ std::string cost_words(const RunData& run) {
                     human_percent(last.exposed_of_flight));
   }
   return words + ".";
-}
-
-double mean_of(const std::vector<PlacementPoint>& points, double PlacementPoint::*member) {
-  double sum = 0;
-  for (const PlacementPoint& point : points) sum += point.*member;
-  return sum / static_cast<double>(points.size());
-}
-
-// What brought tokens and experts together.
-std::string locality_words(const RunData& run) {
-  const std::vector<ExchangeStep> steps = sum_over_layers(run);
-  std::string words;
-  // Where all is on one node, there is nothing to say.
-  if (!steps.empty() && std::isfinite(steps.back().on_node) && steps.back().flat_inter_bytes > 0) {
-    words += format(" {} of the tokens' ways to experts stayed on their node in that step",
-                    human_percent(steps.back().on_node));
-    if (!run.placement.empty()) {
-      words += format(
-          "; over the run, {} were expected to with the sequences where they were "
-          "placed, {} with them as they come",
-          human_percent(mean_of(run.placement, &PlacementPoint::expected_on_node)),
-          human_percent(mean_of(run.placement, &PlacementPoint::unplaced_on_node)));
-    }
-    words += ".";
-  }
-  double moved = 0, saved = 0;
-  for (const auto& [layer, points] : run.migration) {
-    for (const MigrationPoint& point : points) {
-      moved += std::isfinite(point.moved) ? point.moved : 0;
-      saved += std::isfinite(point.saves_bytes) ? point.saves_bytes : 0;
-    }
-  }
-  if (saved > 0) {
-    words += format(" Experts changed ranks {} times, to save {} between nodes.",
-                    human_integer(moved), bytes_text(saved));
-  }
-  return words;
 }
 
 std::string cells_of(const ExchangePoint& point) {
@@ -233,9 +192,9 @@ std::vector<ExchangeStep> sum_over_layers(const RunData& run) {
   for (const auto& [step, entry] : by_step) {
     const auto& [sum, count] = entry;
     if (count < run.exchange.size()) continue;  // a kill cut the others off
-    steps.push_back({sum, share(sum.exposed_s, step_time_s(run, step)),
-                     share(sum.exposed_s, sum.flight_s),
-                     1 - share(sum.flat_inter_bytes, sum.assigned_bytes)});
+    ExchangeStep& made = steps.emplace_back(ExchangeStep{
+        sum, share(sum.exposed_s, step_time_s(run, step)), share(sum.exposed_s, sum.flight_s)});
+    made.on_node = 1 - share(sum.flat_inter_bytes, sum.assigned_bytes);
   }
   return steps;
 }
@@ -270,8 +229,7 @@ std::string make_communication(const std::vector<RunData>& runs,
     if (runs[i].exchange.empty()) continue;
     words += "<p class=\"words\">";
     if (runs.size() > 1) words += labels[i] + ": ";
-    words += layout_words(runs[i], sum_rank_bytes(runs[i])) + cost_words(runs[i]) +
-             locality_words(runs[i]) + "</p>";
+    words += layout_words(runs[i], sum_rank_bytes(runs[i])) + cost_words(runs[i]) + "</p>";
     tables += make_tables(runs[i], runs.size() > 1 ? labels[i] : "By layer");
   }
   if (words.empty()) return {};

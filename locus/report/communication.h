@@ -13,7 +13,6 @@ namespace locus::report {
 struct ExchangeStep : ExchangePoint {
   double exposed_of_step = kMissing;    // of the wall time of a step
   double exposed_of_flight = kMissing;  // of the time that rows were under way
-  double on_node = kMissing;            // of the tokens' ways to experts: those that stay there
 };
 
 // Of the steps in which all layers have a line.

@@ -7,6 +7,7 @@
 #include "locus/base/error.h"
 #include "locus/report/chart_data.h"
 #include "locus/report/communication.h"
+#include "locus/report/locality.h"
 #include "locus/report/page.h"
 #include "locus/report/summary.h"
 #include "locus/report/text.h"
@@ -251,6 +252,7 @@ std::string make_html_report(std::vector<RunData> runs) {
   for (size_t i = 0; i < runs.size(); ++i) labels.push_back(run_label(runs, i));
   const std::string timelines = make_timelines(runs);
   const std::string communication = make_communication(runs, labels, timelines);
+  const std::string locality = make_locality(runs, labels);
   return fill_template(
       kPageHtml,
       {{"title", escape_html(names)},
@@ -263,6 +265,8 @@ std::string make_html_report(std::vector<RunData> runs) {
        {"communication", communication},
        {"communication_link",
         communication.empty() ? "" : "<a href=\"#communication\">Communication</a>"},
+       {"locality", locality},
+       {"locality_link", locality.empty() ? "" : "<a href=\"#locality\">Locality</a>"},
        {"domains", make_domains(runs)},
        {"samples", make_samples(runs)},
        {"config", one ? make_whole_config(runs[0]) : make_config_difference(runs)},

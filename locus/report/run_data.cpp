@@ -65,6 +65,8 @@ constexpr Number<MoePoint> kMoeNumbers[] = {
     {"balance_loss", &MoePoint::balance_loss},
     {"z_loss", &MoePoint::z_loss},
     {"locality_loss", &MoePoint::locality_loss},
+    {"balance_gradient_norm", &MoePoint::balance_gradient_norm},
+    {"locality_gradient_norm", &MoePoint::locality_gradient_norm},
     {"cosine", &MoePoint::cosine},
     {"calinski_harabasz", &MoePoint::calinski_harabasz},
     {"capacity", &MoePoint::capacity},
@@ -288,6 +290,7 @@ void add_exchange(const Line& line, int64_t step, RunData& run) {
   ExchangeLayerData& data = run.exchange[read_layer(line)];
   ExchangePoint point{.step = step};
   read_numbers(line, line.object, kExchangeNumbers, point);
+  if (point.assigned_bytes > 0) point.on_node = 1 - point.flat_inter_bytes / point.assigned_bytes;
   put(data.points, std::move(point));
   if (data.points.back().step == step) data.last = read_exchange_detail(line, run.info);
 }

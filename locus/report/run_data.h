@@ -45,6 +45,7 @@ struct MoePoint {
   double load_cv = kMissing, load_max_over_mean = kMissing, dead_experts = kMissing;
   double dropped_share = kMissing, unrouted_share = kMissing, entropy = kMissing;
   double top_weight = kMissing, balance_loss = kMissing, z_loss = kMissing;
+  double balance_gradient_norm = kMissing, locality_gradient_norm = kMissing;
   double locality_loss = kMissing, cosine = kMissing, calinski_harabasz = kMissing;
   double capacity = kMissing, capacity_bound = kMissing;  // tokens of an expert
 };
@@ -63,6 +64,7 @@ struct ExchangePoint {
   double least_inter_bytes = kMissing, flat_inter_bytes = kMissing, inter_messages = kMissing;
   double flight_s = kMissing, exposed_s = kMissing, plan_s = kMissing;
   double assigned_bytes = kMissing;  // a row for each assignment, wherever its expert is
+  double on_node = kMissing;         // of the tokens' ways to experts: those that stay there
 };
 
 struct ExchangeWay {

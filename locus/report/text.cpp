@@ -42,6 +42,10 @@ std::string escape_script_json(std::string_view json) {
   return escaped;
 }
 
+std::string bytes_text(double bytes) {
+  return human_count(bytes) + (std::abs(bytes) < 999.5 ? " B" : "B");
+}
+
 std::string human_count(double value) {
   if (!std::isfinite(value)) return kDash;
   constexpr const char* kUnits[] = {"", " k", " M", " G", " T", " P", " E"};

@@ -15,6 +15,8 @@ std::string escape_script_json(std::string_view json);
 
 // "12.3 M", "480", "1.20 G"; a dash for what is missing.
 std::string human_count(double value);
+// The same of bytes: "12.3 MB", "480 B".
+std::string bytes_text(double bytes);
 // Three to four significant digits: "0.0312", "3.412", "1.2e-05"; a dash for what is missing.
 std::string human_number(double value);
 // 0.1234 -> "12.3 %"

@@ -300,7 +300,10 @@ void Trainer::write_router_stats(int64_t step) {
         .set("top_weight", stats.top_weight_sum / tokens)
         .set("balance_loss", stats.balance_loss / batches)
         .set("z_loss", stats.z_loss / batches)
-        .set("locality_loss", stats.locality_loss / batches);
+        .set("locality_loss", stats.locality_loss / batches)
+        .set("balance_gradient_norm", stats.gradient_norm(stats.balance_gradient))
+        .set("z_gradient_norm", stats.gradient_norm(stats.z_gradient))
+        .set("locality_gradient_norm", stats.gradient_norm(stats.locality_gradient));
     set_measured(stats, batches, line);
     if (!stats.domain_expert.empty()) {
       moe::add_counts(domain_expert_[layer], stats.domain_expert);

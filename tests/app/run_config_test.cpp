@@ -214,6 +214,8 @@ INSTANTIATE_TEST_SUITE_P(
         WrongSetting{{"moe.layers=[9]"}, "moe.layers names layer 9; model.num_hidden_layers = 4"},
         WrongSetting{{"moe.shared_expert_gate=true"},
                      "moe.shared_expert_gate needs a shared expert"},
+        WrongSetting{{"moe.shared_expert_scope=unclaimed"},
+                     "moe.shared_expert_scope = \"unclaimed\" needs a shared expert"},
         WrongSetting{{"moe.experts=groupd"}, "did you mean grouped?"}));
 
 INSTANTIATE_TEST_SUITE_P(

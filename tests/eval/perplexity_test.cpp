@@ -156,7 +156,11 @@ TEST_F(EvaluateTest, LooksAheadOnlyWhenAsked) {
   model::Decoder decoder(decoder_config("expert_choice"));
   EXPECT_TRUE(looks_ahead_in_training(decoder));
   const Score before = evaluate(decoder, *source_, bytes_).total;
-  const Score leaking = evaluate(decoder, *source_, bytes_, {.training_rule = true}).total;
+  const Evaluation by_training_rule = evaluate(decoder, *source_, bytes_, {.training_rule = true});
+  EXPECT_GE(by_training_rule.rule_agreement, 0);
+  EXPECT_LT(by_training_rule.rule_agreement, 1);
+  EXPECT_TRUE(std::isnan(evaluate(decoder, *source_, bytes_).rule_agreement)) << "one rule alone";
+  const Score leaking = by_training_rule.total;
   EXPECT_NE(leaking.loss_sum, before.loss_sum);
   EXPECT_EQ(leaking.tokens, before.tokens);
   expect_equal(evaluate(decoder, *source_, bytes_).total, before);

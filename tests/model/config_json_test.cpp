@@ -135,7 +135,12 @@ class Draw {
     if (random_() % 4 == 0) from<std::vector<int64_t>>(m.layers, {{}, {1}, {0, 2}, {1, 2}});
     if (random_() % 4 == 0) from<int64_t>(m.shared_expert_intermediate_size, {0, 10, 7});
     if (m.shared_expert_intermediate_size > 0) from<bool>(m.shared_expert_gate, {false, true});
-    if (m.shared_expert_intermediate_size == 0) m.shared_expert_gate = false;
+    if (m.shared_expert_intermediate_size > 0)
+      from<std::string>(m.shared_expert_scope, {"all", "unclaimed"});
+    if (m.shared_expert_intermediate_size == 0) {
+      m.shared_expert_gate = false;
+      m.shared_expert_scope = "all";
+    }
   }
 
  private:

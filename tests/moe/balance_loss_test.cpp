@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/moe/router_helpers.h"
 
 namespace locus::moe {
@@ -117,6 +119,39 @@ TEST(BalanceLoss, IsAbsentWithoutCoefficients) {
       losses(config, inputs_of(at::full({8, 4}, 0.25f), at::zeros({8}, at::kLong)));
   EXPECT_FALSE(routing.aux_loss.defined());
   EXPECT_FALSE(routing.balance_loss.defined());
+}
+
+// The norms hold against central differences of the losses over the logits, in float64.
+TEST(SquaredGradient, IsThatOfFiniteDifferences) {
+  const at::Tensor logits_TE = at::randn({8, 4}, at::detail::createCPUGenerator(5), at::kDouble);
+  RouterConfig config = scoped("micro_batch");
+  config.z_loss_coeff = 0.5;
+  const auto routing_at = [&](const at::Tensor& logits, bool with_gradients) {
+    LossInputs inputs = inputs_of(at::softmax(logits, 1), at::arange(8, at::kLong) % 3);
+    inputs.logits_TE = logits;
+    inputs.with_gradients = with_gradients;
+    return losses(config, inputs);
+  };
+  double balance = 0, z = 0;
+  constexpr double kStep = 1e-6;
+  for (int64_t i = 0; i < logits_TE.numel(); ++i) {
+    const auto moved = [&](double by) {
+      at::Tensor logits = logits_TE.clone();
+      logits.view(-1)[i] += by;
+      return routing_at(logits, false);
+    };
+    const Routing above = moved(kStep), below = moved(-kStep);
+    const auto square = [&](const at::Tensor& high, const at::Tensor& low) {
+      return std::pow((high - low).item<double>() / (2 * kStep), 2);
+    };
+    balance += square(above.balance_loss, below.balance_loss);
+    z += square(above.z_loss, below.z_loss);
+  }
+  const at::NoGradGuard no_grad;  // as in the first pass of a recomputed layer
+  const Routing routing = routing_at(logits_TE, true);
+  EXPECT_NEAR(routing.balance_gradient.item<double>(), balance, 1e-6 * balance);
+  EXPECT_NEAR(routing.z_gradient.item<double>(), z, 1e-6 * z);
+  EXPECT_FALSE(routing_at(logits_TE, false).balance_gradient.defined()) << "nobody looks";
 }
 
 }  // namespace

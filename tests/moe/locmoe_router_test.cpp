@@ -89,6 +89,34 @@ TEST(LocMoeRouter, DropsTheLowestGateValues) {
   EXPECT_EQ(list_of(routing.assignment.token_N), (std::vector<int64_t>{1, 2}));
 }
 
+TEST(LocMoeRouter, MovesTheBiasAgainstTheLoadAndUsesItForTheChoiceAlone) {
+  const std::string toml = "output_weight = \"probability\"\n";
+  const at::Tensor x = random_input(30, 24);
+  auto plain = router_of(top_1(), context_of(6, 24), toml);
+  auto router = router_of(top_1(), context_of(6, 24), toml + "bias_update_rate = 100.0\n");
+  router->on_step_end(at::tensor({9.0f, 9.0f, 9.0f, 9.0f, 1.0f, 9.0f}));
+  const Routing routing = router->route(x, tokens_of(30));
+  EXPECT_EQ(list_of(routing.assignment.expert_N), std::vector<int64_t>(30, 4));
+  const at::Tensor probability_TE = plain->route(x, tokens_of(30)).probability_TE;
+  EXPECT_TRUE(at::equal(routing.probability_TE, probability_TE));
+  EXPECT_TRUE(at::equal(routing.weight_N, probability_TE.select(1, 4)));
+}
+
+TEST(LocMoeRouter, DrawsItsNoiseForATokenWhereverItIsAndInTrainingAlone) {
+  const at::Tensor x = at::zeros({4000, 24});
+  auto router = router_of(top_1(), context_of(6, 24), "noise_std = 0.5\n");
+  const TokenContext tokens = tokens_of(4000);
+  const at::Tensor all_TE = router->route(x, tokens).probability_TE;
+  TokenContext last = tokens_of(1000);
+  last.global_index_T = tokens.global_index_T.slice(0, 3000);
+  EXPECT_TRUE(
+      at::equal(router->route(x.slice(0, 3000), last).probability_TE, all_TE.slice(0, 3000)));
+  const at::Tensor value_TE = all_TE.log() - all_TE.log().mean(1, true);
+  EXPECT_NEAR(value_TE.std().item<double>(), 0.5 * std::sqrt(5.0 / 6.0), 0.01);
+  router->eval();
+  EXPECT_TRUE(at::allclose(router->route(x, tokens).probability_TE, at::full({4000, 6}, 1.0f / 6)));
+}
+
 // Experts 0-2 live on node 0, 3-5 on node 1.
 RouterContext two_nodes(int64_t node) {
   RouterContext context = context_of(6, 24);
@@ -159,6 +187,9 @@ TEST(LocMoeRouter, AddsTheLocalityLossInTrainingAndOnlyWhereItHasAnEffect) {
 TEST(LocMoeRouter, NamesWrongSettings) {
   const auto problem = [](const std::string& toml) { return only_problem(top_1(), 6, toml); };
   EXPECT_EQ(problem("temperature = 0.0\n"), "moe.locmoe.temperature = 0: must be above 0");
+  EXPECT_EQ(problem("noise_std = -1.0\n"), "moe.locmoe.noise_std = -1: must be 0 or more");
+  EXPECT_EQ(problem("bias_update_rate = nan\n"),
+            "moe.locmoe.bias_update_rate = nan: must be 0 or more");
   EXPECT_EQ(problem("locality_eps = 1.0\n"),
             "moe.locmoe.locality_eps = 1: must be above 0 and below 1");
   RouterConfig limited = top_1();

@@ -20,6 +20,7 @@ constexpr int64_t kExperts = 5, kHidden = 6, kTokens = 12;
 
 struct Shape {
   bool shared = true, gate = true, bias = true;
+  std::string scope = "all";
 };
 
 std::shared_ptr<MoeLayer> make(const std::string& router, const Shape& shape = {},
@@ -29,6 +30,7 @@ std::shared_ptr<MoeLayer> make(const std::string& router, const Shape& shape = {
   config.intermediate_size = 4;
   config.shared_expert_intermediate_size = shape.shared ? 3 : 0;
   config.shared_expert_gate = shape.gate;
+  config.shared_expert_scope = shape.scope;
   config.router = config_of(router);
   config.router.capacity_factor = capacity_factor;
   auto layer =
@@ -164,6 +166,54 @@ TEST(MoeLayer, GivesDroppedTokensZeroWithoutASharedExpert) {
   EXPECT_EQ(stats.tokens_per_expert, (std::vector<int64_t>{1, 0, 0, 0, 0}));
   EXPECT_EQ(stats.num_unrouted, 11);
   EXPECT_NEAR(stats.dropped_share(), 11.0 / 12, 1e-12);
+}
+
+TEST(MoeLayer, LetsTheSharedExpertComputeWhatNobodyTookAlone) {
+  const auto all = make("switch", {}, "jitter = 0", 0.5),
+             unclaimed = make("switch", {.scope = "unclaimed"}, "jitter = 0", 0.5),
+             none = make("switch", {.shared = false, .gate = false}, "jitter = 0", 0.5);
+  const at::NoGradGuard no_grad;
+  for (auto& parameter : none->named_parameters()) {
+    parameter.value().set_data(all->named_parameters()[parameter.key()]);
+  }
+  const at::Tensor x = random_tensor({kTokens, kHidden}, 8);
+  const MoeOutput with_all = all->forward(x, tokens_of(kTokens)),
+                  with_none = none->forward(x, tokens_of(kTokens));
+  const at::Tensor is_taken_T1 =
+      at::zeros({kTokens, 1}, at::kBool).index_fill(0, with_all.assignment.token_N, true);
+  const auto num_taken = is_taken_T1.sum().item<int64_t>();
+  ASSERT_TRUE(num_taken > 0 && num_taken < kTokens);
+  EXPECT_TRUE(at::allclose(unclaimed->forward(x, tokens_of(kTokens)).y_TD,
+                           at::where(is_taken_T1, with_none.y_TD, with_all.y_TD)));
+}
+
+TEST(MoeLayer, HasTheGradientsOfASharedExpertOfTheUnclaimed) {
+  const auto layer = make("switch", {.scope = "unclaimed"}, "jitter = 0", 0.5);
+  const at::Tensor x = test::random_leaf({kTokens, kHidden}, 3),
+                   probe = random_tensor({kTokens, kHidden}, 4);
+  const Assignment routed = layer->forward(x, tokens_of(kTokens)).assignment;
+  std::vector<at::Tensor> leaves = layer->parameters();
+  leaves.push_back(x);
+  test::expect_gradients(
+      leaves, [&] { return (layer->forward(x, tokens_of(kTokens), &routed).y_TD * probe).sum(); },
+      1e-6, 30);
+}
+
+// Switch drops the least certain in training, and nobody in evaluation.
+TEST(MoeLayer, CountsTheTokensThatTheCausalRuleGivesOtherExperts) {
+  const auto layer = make("switch", {}, "jitter = 0", 0.5);
+  layer->eval();
+  layer->router().set_evaluate_with_training_rule(true);
+  layer->compare_rules(true);
+  const at::Tensor x = random_tensor({kTokens, kHidden}, 8);
+  const MoeOutput out = layer->forward(x, tokens_of(kTokens));
+  const RuleAgreement agreement = layer->take_agreement();
+  EXPECT_EQ(agreement.tokens, kTokens);
+  EXPECT_EQ(agreement.equal, out.assignment.token_N.numel());
+  EXPECT_LT(agreement.equal, kTokens);
+  EXPECT_EQ(layer->take_agreement().tokens, 0);
+  // The comparison leaves the rule as it was.
+  EXPECT_TRUE(at::equal(layer->forward(x, tokens_of(kTokens)).y_TD, out.y_TD));
 }
 
 TEST(MoeLayer, HasNoGateWithoutASharedExpert) {

@@ -25,6 +25,7 @@ Routing worked_routing() {
   routing.balance_loss = at::full({}, 0.5, at::kFloat);
   routing.z_loss = at::full({}, 0.25, at::kFloat);
   routing.locality_loss = at::full({}, 0.125, at::kFloat);
+  routing.balance_gradient = at::full({}, 4.0, at::kDouble);
   return routing;
 }
 
@@ -54,6 +55,7 @@ TEST(RouterStats, AreThoseOfTheWorkedExample) {
   EXPECT_DOUBLE_EQ(stats.balance_loss, 0.5);
   EXPECT_DOUBLE_EQ(stats.z_loss, 0.25);
   EXPECT_DOUBLE_EQ(stats.locality_loss, 0.125);
+  EXPECT_DOUBLE_EQ(stats.gradient_norm(stats.balance_gradient), 2.0);
   EXPECT_TRUE(stats.domain_expert.empty());
 }
 
@@ -74,6 +76,8 @@ TEST(RouterStats, AddUpOverMicroBatches) {
   EXPECT_EQ(stats.num_batches, 2);
   EXPECT_DOUBLE_EQ(stats.dropped_share(), 0.2);
   EXPECT_DOUBLE_EQ(stats.balance_loss, 1.0);
+  // Of the mean of two losses over different tokens: sqrt(4 / 2^2 + 4 / 2^2).
+  EXPECT_DOUBLE_EQ(stats.gradient_norm(stats.balance_gradient), std::sqrt(2.0));
   EXPECT_EQ(stats.domain_expert, (std::vector<std::vector<int64_t>>{{4, 0, 1}, {1, 0, 1}}));
 }
 

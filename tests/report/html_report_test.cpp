@@ -226,26 +226,46 @@ TEST(HtmlReport, SaysWhatCommunicationCost) {
             std::string::npos);
 }
 
-TEST(HtmlReport, SaysHowManyWaysStayedOnTheNode) {
+TEST(HtmlReport, SaysHowManyWaysStayedOnTheNodeAndWhatEachMeasureSaved) {
   RunData data = synthetic(on_nodes({0, 0, 1, 1}));
   for (auto& [number, layer] : data.exchange) {
     for (ExchangePoint& point : layer.points) {
-      point.assigned_bytes = 4 * point.flat_inter_bytes;
+      point.flat_inter_bytes = 1e6;
+      point.assigned_bytes = 4e6;
+      point.inter_bytes = 5e5;
+      point.on_node = 0.75;
     }
   }
-  data.placement = {{10, 0.5, 0.25}, {20, 0.75, 0.25}};
+  EXPECT_EQ(data.exchange.size(), 4u);
+  data.placement = {{10, 0.5, 0.25}, {20, 0.7, 0.25}};
   data.migration[1] = {{20, 3, 0, 1e6, 1e5}, {40, 0, 2, 1e4, 1e5}};
   const std::string page = make_html_report({data});
-  EXPECT_NE(
-      page.find("75.0 % of the tokens' ways to experts stayed on their node in that step; over "
-                "the run, 62.5 % were expected to with the sequences where they were placed, "
-                "25.0 % with them as they come. Experts changed ranks 3 times, to save 1.01 MB "
-                "between nodes."),
-      std::string::npos);
+  EXPECT_EQ(count(page, "id=\"locality\""), 1u);
+  EXPECT_EQ(count(page, "href=\"#locality\""), 1u);
+  for (const char* part :
+       {"75.0 % of the tokens' ways to experts stayed on their node. Experts changed ranks 3 "
+        "times, "
+        "to save 1.01 MB between nodes.",
+        "the most possible</span></th><td>16.0 MB</td><td>100 %</td><td></td>",
+        "experts where they are <span>expected</span></th><td>12.0 MB</td><td>75.0 %</td>"
+        "<td>4.00 MB</td>",
+        "sequences placed near their experts <span>expected</span></th><td>4.80 MB</td>"
+        "<td>30.0 %</td><td>7.20 MB</td>",
+        "the same <span>observed</span></th><td>4.00 MB</td><td>25.0 %</td><td>800 kB</td>",
+        "the exchange (dedup) <span>observed</span></th><td>2.00 MB</td><td>12.5 %</td>"
+        "<td>2.00 MB</td>",
+        "<th scope=\"row\">5</th><td>75.0 %</td><td>75.0 %</td>", "Who sends to whom, by node"}) {
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  }
   const json curves = embedded_data(page)["runs"][0]["exchange"]["curves"];
   EXPECT_TRUE(curves.contains("on_node") && curves.contains("expected_on_node") &&
               curves.contains("unplaced_on_node"))
       << curves;
+  EXPECT_TRUE(embedded_data(page)["runs"][0]["moe"][0]["curves"].contains("on_node"));
+  for (auto& [number, layer] : data.exchange) {
+    for (ExchangePoint& point : layer.points) point.assigned_bytes = kMissing;
+  }
+  EXPECT_EQ(make_html_report({data}).find("id=\"locality\""), std::string::npos);
 }
 
 TEST(HtmlReport, ShowsATimelineAlsoWithoutExchanges) {

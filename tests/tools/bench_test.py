@@ -160,7 +160,7 @@ class Loop(unittest.TestCase):
 
 
 class Ranks(unittest.TestCase):
-    LAUNCHER = [sys.executable, str(ROOT / "benchmarks" / "ranks.py"), "3"]
+    LAUNCHER = [sys.executable, str(ROOT / "tools" / "ranks.py"), "3"]
 
     def run_ranks(self, script):
         return subprocess.run([*self.LAUNCHER, sys.executable, "-c", script], input="run\n", text=True,

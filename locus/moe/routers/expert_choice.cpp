@@ -71,7 +71,8 @@ class ExpertChoiceRouter final : public Router {
     routing.weight_N = gather_scores(probability_TE, routing.assignment);
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (is_training())
-      add_losses(config_, {logits_TE, probability_TE, {}, {}, 1, context_.pool}, routing);
+      add_losses(config_, {logits_TE, probability_TE, {}, {}, 1, context_.pool, is_observed},
+                 routing);
     return routing;
   }
 

@@ -67,10 +67,10 @@ class GShardRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     const at::Tensor first_T1 = routing.assignment.requested_TK.slice(1, 0, 1);
-    add_losses(
-        config_,
-        {logits_TE, probability_TE, first_T1, requested_E, tokens.num_sequences, context_.pool},
-        routing);
+    add_losses(config_,
+               {logits_TE, probability_TE, first_T1, requested_E, tokens.num_sequences,
+                context_.pool, is_observed},
+               routing);
     return routing;
   }
 

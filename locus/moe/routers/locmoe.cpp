@@ -21,7 +21,9 @@
 // - Capacity is by the factor unless capacity_policy says otherwise. "bound" is the paper's
 //   (theorem 1, from the measured angles, whose running mean moves on): about one token at the
 //   angles that it reports, and above any factor's once tokens and rows of the gate align.
-// - Not here: the noise eps_i of eq. 4.
+// - eps_i of eq. 4, which the paper calls noise and bias without more words, is either: drawn anew
+//   for each token in training (noise_std), or moved after every step against the load, as in
+//   routers/top_k.cpp, where it takes part in the choice alone (bias_update_rate).
 //
 // T tokens, D hidden size, E experts, K choices, N assignments.
 #include <ATen/ATen.h>
@@ -29,6 +31,7 @@
 #include <algorithm>
 #include <cmath>
 #include <mutex>
+#include <numbers>
 
 #include "locus/base/error.h"
 #include "locus/base/log.h"
@@ -37,6 +40,7 @@
 #include "locus/moe/pooled_gate.h"
 #include "locus/moe/router.h"
 #include "locus/moe/router_math.h"
+#include "locus/ops/keyed_random.h"
 
 namespace locus::moe {
 namespace {
@@ -44,6 +48,8 @@ namespace {
 struct LocMoeOptions {
   std::string gate_scale = "unit_variance";
   bool relu = false;
+  double noise_std = 0.0;
+  double bias_update_rate = 0.0;
   double temperature = 1.0;
   std::string output_weight = "one";
   double locality_loss_coeff = 0.0;
@@ -56,6 +62,10 @@ struct LocMoeOptions {
     v("gate_scale", gate_scale,
       "scale of a group's sum over its channels: unit_variance (/ sqrt(size)) | mean (/ size)");
     v("relu", relu, "ReLU on the gate's values, as in the paper");
+    v("noise_std", noise_std,
+      "deviation of the uniform noise on the gate's values in training; 0: none");
+    v("bias_update_rate", bias_update_rate,
+      "step of the loss-free balancing bias on the values, 0.01 or so; 0: no bias");
     v("temperature", temperature, "the values are divided by it before the softmax");
     v("output_weight", output_weight,
       "weight of an expert's output: one (those of a token sum to 1) | probability");
@@ -95,6 +105,9 @@ class LocMoeRouter final : public Router {
       cosine_ = register_buffer("cosine", at::zeros({}));
       cosine_values_ = register_buffer("cosine_values", at::zeros({}, at::kLong));
     }
+    if (options_.bias_update_rate > 0) {
+      bias_E_ = register_buffer("expert_bias", at::zeros({context.num_experts}));
+    }
     LocMoeRouter::set_expert_nodes(context.node_of_expert);
   }
 
@@ -109,7 +122,7 @@ class LocMoeRouter final : public Router {
 
   Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
                 const Assignment* replay) override {
-    const at::Tensor value_TE = within_domain_group(gate_values(x_TD), context_, tokens);
+    const at::Tensor value_TE = within_domain_group(gate_values(x_TD, tokens), context_, tokens);
     const at::Tensor logits_TE = value_TE / options_.temperature;
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
@@ -125,10 +138,10 @@ class LocMoeRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     if (!replay) add_requested(requested_E, requested_TK, context_.num_experts);
-    add_losses(
-        config_,
-        {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences, context_.pool},
-        routing);
+    add_losses(config_,
+               {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences,
+                context_.pool, is_observed},
+               routing);
     add_locality_loss(probability_TE, routing);
     return routing;
   }
@@ -136,8 +149,9 @@ class LocMoeRouter final : public Router {
   void on_step(int64_t /*step*/, int64_t /*total_steps*/) override { observed_.clear(); }
 
   // The running cosine moves with the steps that count: a skipped one leaves no trace.
-  void on_step_end(const at::Tensor& /*requested_E*/) override {
+  void on_step_end(const at::Tensor& load_E) override {
     const at::NoGradGuard no_grad;
+    if (bias_E_.defined()) move_bias(bias_E_, load_E, options_.bias_update_rate);
     for (const at::Tensor& cosine : observed_) {
       cosine_values_ += 1;
       const at::Tensor rate =
@@ -155,15 +169,21 @@ class LocMoeRouter final : public Router {
   void set_evaluate_with_training_rule(bool value) override { limit_in_evaluation_ = value; }
 
  private:
-  at::Tensor gate_values(const at::Tensor& x_TD) const {
-    const at::Tensor value_TE = gate_.values(x_TD);
+  at::Tensor gate_values(const at::Tensor& x_TD, const TokenContext& tokens) const {
+    at::Tensor value_TE = gate_.values(x_TD);
+    if (is_training() && options_.noise_std > 0) {
+      const uint64_t key = draw_key(context_, tokens, "locmoe.noise");
+      const at::Tensor draw_TE =
+          ops::keyed_uniform(key, tokens.global_index_T, context_.num_experts);
+      value_TE = value_TE + (2 * draw_TE - 1) * (std::numbers::sqrt3 * options_.noise_std);
+    }
     return options_.relu ? at::relu(value_TE) : value_TE;
   }
 
   void choose(const at::Tensor& value_TE, const at::Tensor& x_TD, const TokenContext& tokens,
               Routing& routing) {
     const at::NoGradGuard no_grad;
-    routing.assignment = assign(best_experts(value_TE));
+    routing.assignment = assign(best_experts(bias_E_.defined() ? value_TE + bias_E_ : value_TE));
     const bool is_needed = is_observed || options_.capacity_policy == "bound";
     if (is_training() && is_needed) observe(x_TD, routing);
     if (!(is_training() || limit_in_evaluation_)) return;
@@ -229,17 +249,21 @@ class LocMoeRouter final : public Router {
       say_that_all_is_near();
       return;
     }
-    const at::Tensor loss =
-        locality_loss(probability_TE, is_local_E_, options_.locality_eps) *
-        (options_.locality_loss_coeff / static_cast<double>(context_.pool.num_ranks()));
+    const auto loss_of = [this](const at::Tensor& p_TE) {
+      return locality_loss(p_TE, is_local_E_, options_.locality_eps) *
+             (options_.locality_loss_coeff / static_cast<double>(context_.pool.num_ranks()));
+    };
+    const at::Tensor loss = loss_of(probability_TE);
     routing.aux_loss = routing.aux_loss.defined() ? routing.aux_loss + loss : loss;
     routing.locality_loss = loss.detach();
+    if (is_observed) routing.locality_gradient = squared_gradient(probability_TE, loss_of);
   }
 
   const LocMoeOptions options_;
   const PooledGate gate_;
   static constexpr double kDecay = 0.99;  // of the running cosine, at each micro-batch
 
+  at::Tensor bias_E_;                  // undefined without loss-free balancing
   at::Tensor cosine_, cosine_values_;  // running mean of tokens and their experts' rows; "bound"
   std::vector<at::Tensor> observed_;   // this step's micro-batches
   at::Tensor is_local_E_;              // bool; undefined: all experts are near
@@ -276,12 +300,11 @@ std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num
     problems.push_back(format("moe.locmoe.target_drop_share = {}: must be 0 or more and below 1",
                               options.target_drop_share));
   }
+  check_not_negative(problems, "locmoe.noise_std", options.noise_std);
+  check_not_negative(problems, "locmoe.bias_update_rate", options.bias_update_rate);
+  check_not_negative(problems, "locmoe.locality_loss_coeff", options.locality_loss_coeff);
   if (!(options.temperature > 0) || !std::isfinite(options.temperature)) {
     problems.push_back(format("moe.locmoe.temperature = {}: must be above 0", options.temperature));
-  }
-  if (!(options.locality_loss_coeff >= 0) || !std::isfinite(options.locality_loss_coeff)) {
-    problems.push_back(format("moe.locmoe.locality_loss_coeff = {}: must be 0 or more",
-                              options.locality_loss_coeff));
   }
   if (!(options.locality_eps > 0 && options.locality_eps < 1)) {
     problems.push_back(

@@ -180,7 +180,7 @@ class LocMoePlusRouter final : public Router {
     if (!replay) add_requested(first_choices_E_, first_T1, context_.num_experts);
     add_losses(config_,
                {logits_TE, probability_TE, first_T1, first_choices_E_, tokens.num_sequences,
-                context_.pool},
+                context_.pool, is_observed},
                routing);
     return routing;
   }

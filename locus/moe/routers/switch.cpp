@@ -52,10 +52,10 @@ class SwitchRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     if (!replay) add_requested(requested_E, requested_T1, context_.num_experts);
-    add_losses(
-        config_,
-        {logits_TE, probability_TE, requested_T1, requested_E, tokens.num_sequences, context_.pool},
-        routing);
+    add_losses(config_,
+               {logits_TE, probability_TE, requested_T1, requested_E, tokens.num_sequences,
+                context_.pool, is_observed},
+               routing);
     return routing;
   }
 

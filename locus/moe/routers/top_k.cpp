@@ -77,18 +77,17 @@ class TopKRouter final : public Router {
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (!is_training()) return routing;
     if (!replay) add_requested(requested_E, requested_TK, context_.num_experts);
-    add_losses(
-        config_,
-        {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences, context_.pool},
-        routing);
+    add_losses(config_,
+               {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences,
+                context_.pool, is_observed},
+               routing);
     return routing;
   }
 
   void on_step_end(const at::Tensor& load_E) override {
     if (!bias_E_.defined()) return;
     const at::NoGradGuard no_grad;
-    const at::Tensor load = load_E.to(bias_E_.options());
-    bias_E_ += at::sign(load.mean() - load) * options_.bias_update_rate;
+    move_bias(bias_E_, load_E, options_.bias_update_rate);
   }
 
   bool is_causal_in_training() const override { return !drops_look_ahead(config_); }
@@ -183,10 +182,7 @@ void check_weights(const TopKOptions& options, int64_t top_k, int64_t num_expert
     problems.push_back(format("moe.top_k.routed_scaling_factor = {}: must be above 0",
                               options.routed_scaling_factor));
   }
-  if (!(options.bias_update_rate >= 0) || !std::isfinite(options.bias_update_rate)) {
-    problems.push_back(
-        format("moe.top_k.bias_update_rate = {}: must be 0 or more", options.bias_update_rate));
-  }
+  check_not_negative(problems, "top_k.bias_update_rate", options.bias_update_rate);
 }
 
 }  // namespace

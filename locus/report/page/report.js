@@ -262,6 +262,14 @@
     ['balance_loss', {title: 'Balance loss', format: formatNumber, log: true}],
     ['z_loss', {title: 'Router z-loss', format: formatNumber, log: true}],
     ['locality_loss', {title: 'Locality loss', format: formatNumber, zero: true}],
+    [
+      'balance_gradient_norm',
+      {title: 'Pull of the balance loss', unit: 'gradient norm', format: formatNumber, log: true}
+    ],
+    [
+      'locality_gradient_norm',
+      {title: 'Pull of the locality loss', unit: 'gradient norm', format: formatNumber, log: true}
+    ],
     ['capacity', {title: 'Capacity of an expert', unit: 'tokens', format: formatCount, zero: true}],
     [
       'capacity_bound',
@@ -274,6 +282,10 @@
         format: formatNumber,
         zero: true
       }
+    ],
+    [
+      'on_node',
+      {title: 'Ways that stay on the node', unit: 'share', format: formatPercent, zero: true}
     ],
     ['cosine', {title: 'Tokens and gate', unit: 'mean cosine', format: formatNumber, zero: true}],
   ];

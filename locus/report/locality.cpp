@@ -1,0 +1,169 @@
+#include "locus/report/locality.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "locus/base/format.h"
+#include "locus/report/communication.h"
+#include "locus/report/text.h"
+
+namespace locus::report {
+namespace {
+
+// More nodes than these make no table that anyone reads.
+constexpr size_t kMaxNodes = 16;
+
+// A run whose experts are on several nodes, in the last step that all layers have told about.
+struct Located {
+  const RunData* run;
+  std::string label;
+  ExchangeStep step;
+};
+
+std::vector<Located> located_runs(const std::vector<RunData>& runs,
+                                  const std::vector<std::string>& labels) {
+  std::vector<Located> found;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const std::vector<ExchangeStep> steps = sum_over_layers(runs[i]);
+    if (steps.empty() || !std::isfinite(steps.back().on_node)) continue;
+    // Where all is on one node, every way stays there.
+    if (steps.back().flat_inter_bytes > 0 || !runs[i].placement.empty()) {
+      found.push_back({&runs[i], labels[i], steps.back()});
+    }
+  }
+  return found;
+}
+
+// What was expected of the placement of sequences in this step or before it.
+const PlacementPoint* expectation(const RunData& run, int64_t step) {
+  const PlacementPoint* found = nullptr;
+  for (const PlacementPoint& point : run.placement) {
+    if (point.step <= step || found == nullptr) found = &point;
+  }
+  return found;
+}
+
+std::string words_of(const Located& one) {
+  std::string words =
+      format("In step {}, {} of the tokens' ways to experts stayed on their node.",
+             human_integer(static_cast<double>(one.step.step)), human_percent(one.step.on_node));
+  double moved = 0, saved = 0;
+  for (const auto& [layer, points] : one.run->migration) {
+    for (const MigrationPoint& point : points) {
+      moved += std::isfinite(point.moved) ? point.moved : 0;
+      saved += std::isfinite(point.saves_bytes) ? point.saves_bytes : 0;
+    }
+  }
+  if (saved > 0) {
+    words += format(" Experts changed ranks {} times, to save {} between nodes.",
+                    human_integer(moved), bytes_text(saved));
+  }
+  return words;
+}
+
+// One measure after another: what would go between nodes with it, and what it takes off the line
+// above.
+std::string make_measures(const Located& one) {
+  const double all = one.step.assigned_bytes;
+  std::string html =
+      "<div class=\"scroll\"><table class=\"figures\"><thead><tr><th scope=\"col\">Measure</th>"
+      "<th scope=\"col\">Between nodes</th><th scope=\"col\">Of all ways</th>"
+      "<th scope=\"col\">Saved by it</th></tr></thead><tbody>";
+  double above = all;
+  const auto add = [&](const std::string& name, const char* kind, double bytes) {
+    html += format("<tr><th scope=\"row\">{} <span>{}</span></th><td>{}</td><td>{}</td>", name,
+                   kind, bytes_text(bytes), human_percent(bytes / all));
+    html += bytes == above ? "<td></td></tr>" : "<td>" + bytes_text(above - bytes) + "</td></tr>";
+    above = bytes;
+  };
+  add("none: every way leads to another node", "the most possible", all);
+  if (const PlacementPoint* point = expectation(*one.run, one.step.step)) {
+    add("experts where they are", "expected", all * (1 - point->unplaced_on_node));
+    add("sequences placed near their experts", "expected", all * (1 - point->expected_on_node));
+    add("the same", "observed", one.step.flat_inter_bytes);
+  } else {
+    add("experts where they are", "observed", one.step.flat_inter_bytes);
+  }
+  const auto& [number, layer] = *one.run->exchange.begin();
+  const std::string type = layer.last ? escape_html(layer.last->type) : "";
+  if (one.step.inter_bytes != one.step.flat_inter_bytes) {
+    add("the exchange" + (type.empty() ? "" : " (" + type + ")"), "observed", one.step.inter_bytes);
+  }
+  return html + "</tbody></table></div>";
+}
+
+std::string make_layers(const Located& one) {
+  std::string html =
+      "<div class=\"scroll\"><table class=\"figures\"><thead><tr><th scope=\"col\">Layer</th>"
+      "<th scope=\"col\">Stayed, first</th><th scope=\"col\">Stayed, last</th></tr></thead><tbody>";
+  for (const auto& [number, layer] : one.run->exchange) {
+    html += format("<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td></tr>", number,
+                   human_percent(layer.points.front().on_node),
+                   human_percent(layer.points.back().on_node));
+  }
+  return html + "</tbody></table></div>";
+}
+
+// Rows from one node's ranks to another's: bytes, and shares of what the sender sends.
+std::string make_node_table(const RunData& run) {
+  const RankMatrix matrix = sum_rank_bytes(run);
+  const std::set<int64_t> nodes(matrix.node_of.begin(), matrix.node_of.end());
+  if (matrix.node_of.size() != matrix.bytes.size() || nodes.size() < 2 ||
+      nodes.size() > kMaxNodes) {
+    return {};
+  }
+  std::map<int64_t, std::map<int64_t, double>> bytes;
+  std::map<int64_t, double> sent;
+  for (size_t from = 0; from < matrix.bytes.size(); ++from) {
+    for (size_t to = 0; to < matrix.bytes.size(); ++to) {
+      bytes[matrix.node_of[from]][matrix.node_of[to]] += matrix.bytes[from][to];
+      sent[matrix.node_of[from]] += matrix.bytes[from][to];
+    }
+  }
+  std::string html =
+      "<div class=\"scroll\"><table class=\"figures\"><thead><tr><th scope=\"col\">From node</th>";
+  for (const int64_t to : nodes) html += format("<th scope=\"col\">to {}</th>", to);
+  html += "</tr></thead><tbody>";
+  for (const int64_t from : nodes) {
+    html += format("<tr><th scope=\"row\">{}</th>", from);
+    for (const int64_t to : nodes) {
+      html += format("<td>{} <span>{}</span></td>", bytes_text(bytes[from][to]),
+                     human_percent(sent[from] > 0 ? bytes[from][to] / sent[from] : kMissing));
+    }
+    html += "</tr>";
+  }
+  return html + "</tbody></table></div>";
+}
+
+constexpr const char* kTerms =
+    "<p class=\"fine\">A way: one token to one of its experts. Bytes are of one step, all layers, "
+    "there and back, forward and backward, a row for every way, but for the exchange's own. "
+    "Expected: by what each domain's tokens used before. First and last: of the steps that were "
+    "logged. Between nodes: rows that ranks send each other, those that they pass on "
+    "included.</p>";
+
+}  // namespace
+
+std::string make_locality(const std::vector<RunData>& runs,
+                          const std::vector<std::string>& labels) {
+  const std::vector<Located> located = located_runs(runs, labels);
+  if (located.empty()) return {};
+  std::string words, tables;
+  for (const Located& one : located) {
+    const std::string heading = runs.size() > 1 ? one.label + ": " : "";
+    words += "<p class=\"words\">" + heading + words_of(one) + "</p>";
+    const auto title = [&](const char* text) {
+      return format("<h4 class=\"figures-title\">{}{}</h4>", heading, text);
+    };
+    tables += "<div>" + title("Bytes between nodes, measure by measure") + make_measures(one) +
+              "</div><div>" + title("Ways that stayed on the node, by layer") + make_layers(one);
+    const std::string nodes = make_node_table(*one.run);
+    if (!nodes.empty()) tables += title("Who sends to whom, by node") + nodes;
+    tables += "</div>";
+  }
+  return "<section id=\"locality\">\n<h2>Locality</h2>\n" + words +
+         "\n<div class=\"ranks-and-costs\">" + tables + "</div>\n" + kTerms + "</section>\n";
+}
+
+}  // namespace locus::report
