@@ -444,12 +444,12 @@ std::vector<comm::Agreement> in_common(RunConfig& config, const TrainOptions& op
 }
 
 // Settles the exchange, too, which depends on it; `config` says what came out, for a resume.
-Speed measure(RunConfig& config, bool resume, const std::string& host,
+Speed measure(RunConfig& config, bool resume, const cluster::Launch& launch,
               comm::ParallelContext& parallel) {
   double own_peak = 0;
   comm::together(parallel.world.get(), [&] {
     const at::Device device = find_device(config.train.device, parallel);
-    set_threads(config.train.num_threads);
+    set_threads(config.train.num_threads, launch.local_world_size);
     own_peak = train::measure_matmul_rate(parse_dtype(config.train.dtype), device);
   });
   Speed speed;
@@ -460,7 +460,7 @@ Speed measure(RunConfig& config, bool resume, const std::string& host,
     speed.exchange = settle_exchange(
         config, speed.peak_flops / static_cast<double>(parallel.world_size), parallel);
   });
-  comm::check_agreement(parallel.world.get(), host,
+  comm::check_agreement(parallel.world.get(), launch.host,
                         {{comm::Agreement::Kind::kFiles, "links",
                           format("parallel.exchange.type = {}\nparallel.exchange.chunks = {}\n",
                                  parallel.exchange.type, parallel.exchange.chunks)}});
@@ -490,7 +490,7 @@ void train(const TrainOptions& options, std::ostream& out) {
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
   });
-  const Speed speed = measure(config, options.resume, launch.host, parallel);
+  const Speed speed = measure(config, options.resume, launch, parallel);
   try {
     TrainSession(std::move(config), std::move(tokenizer), options.resume, parallel, speed).run(out);
   } catch (const Error& error) {

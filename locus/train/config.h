@@ -31,7 +31,8 @@ struct TrainConfig {
     v("dtype", dtype,
       "type that computes: float32 | bfloat16; weights and optimiser state stay float32");
     v("device", device, "cpu | cuda | cuda:<n>");
-    v("num_threads", num_threads, "threads of tensor operations; 0: one a core");
+    v("num_threads", num_threads,
+      "threads of tensor operations, of each rank; 0: one a core, shared among a machine's ranks");
     v("recompute", recompute,
       "recompute activations layer by layer in the backward pass: less memory, more time");
     v("clip_grad", clip_grad, "largest global norm of the gradient; 0: no clipping");
