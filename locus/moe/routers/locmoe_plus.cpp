@@ -38,6 +38,7 @@
 
 #include "locus/base/error.h"
 #include "locus/moe/balance_loss.h"
+#include "locus/moe/expert_selection.h"
 #include "locus/moe/pooled_gate.h"
 #include "locus/moe/router.h"
 #include "locus/moe/router_math.h"
@@ -78,8 +79,6 @@ struct LocMoePlusOptions {
 
 constexpr int64_t kBins = 64;
 constexpr double kHistogramEnd = 4.0;  // standard deviations of an affinity to each side
-constexpr double kAdmitsAll = -2.0;    // below any cosine
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // P(irrelevant > discriminative) + P(equal) / 2 of each expert; NaN where one of them is missing.
 at::Tensor chance_of_confusion(const at::Tensor& discriminative_EB,
@@ -87,61 +86,6 @@ at::Tensor chance_of_confusion(const at::Tensor& discriminative_EB,
   const at::Tensor below_EB = discriminative_EB.cumsum(1) - discriminative_EB;
   const at::Tensor wrong_E = (irrelevant_EB * (below_EB + discriminative_EB / 2)).sum(1);
   return wrong_E / (discriminative_EB.sum(1) * irrelevant_EB.sum(1));
-}
-
-// How much an expert may take of what has named it.
-struct Capacity {
-  double rho = 1.0;
-  int64_t floor = 0;
-  int64_t ceiling = std::numeric_limits<int64_t>::max();
-};
-
-// Who named whom, of all ranks. Float64, so that one message carries all of it.
-struct Candidates {
-  at::Tensor expert_N, affinity_N, probability_N;
-};
-
-struct Taken {
-  at::Tensor keep_N;    // bool
-  at::Tensor lowest_E;  // affinity that was admitted; kAdmitsAll: nobody refused, NaN: nobody came
-};
-
-// The candidates of highest affinity of each expert, within its capacity. Ties by order.
-Taken taken_by_experts(const Candidates& candidates, int64_t num_experts,
-                       const Capacity& capacity) {
-  const at::Tensor& expert_N = candidates.expert_N;
-  const at::Tensor by_affinity_N = precedence("probs", candidates.affinity_N);
-  const at::Tensor by_expert_N =
-      at::argsort(expert_N.index_select(0, by_affinity_N), /*stable=*/true);
-  const at::Tensor order_N = by_affinity_N.index_select(0, by_expert_N);
-  const at::Tensor sorted_expert_N = expert_N.index_select(0, order_N);
-  const auto of_expert = [&](const at::Tensor& value_E) {
-    return value_E.index_select(0, sorted_expert_N);
-  };
-  const at::Tensor count_E = at::bincount(expert_N, {}, num_experts);
-  const at::Tensor start_E = count_E.cumsum(0) - count_E;
-  const at::Tensor place_N = at::arange(expert_N.numel(), expert_N.options()) - of_expert(start_E);
-  at::Tensor keep_N = place_N.lt(capacity.ceiling);
-  if (capacity.rho < 1) {
-    const at::Tensor mass_N = candidates.probability_N.index_select(0, order_N).nan_to_num(0.0);
-    const at::Tensor mass_E =
-        at::zeros({num_experts}, mass_N.options()).index_add(0, sorted_expert_N, mass_N);
-    const at::Tensor before_N = mass_N.cumsum(0) - mass_N - of_expert(mass_E.cumsum(0) - mass_E);
-    const at::Tensor is_wanted_N = before_N.lt(of_expert(mass_E) * capacity.rho);
-    keep_N = keep_N.logical_and(is_wanted_N.logical_or(place_N.lt(capacity.floor)));
-  }
-  // An expert keeps the first of its candidates in this order.
-  const at::Tensor kept_E = at::bincount(sorted_expert_N.masked_select(keep_N), {}, num_experts);
-  const at::Tensor last_E =
-      (start_E + kept_E - 1).clamp(0, std::max<int64_t>(0, expert_N.numel() - 1));
-  at::Tensor lowest_E = at::full({num_experts}, kNan, candidates.affinity_N.options());
-  if (expert_N.numel() > 0) {
-    const at::Tensor affinity_E =
-        candidates.affinity_N.index_select(0, order_N.index_select(0, last_E));
-    lowest_E = at::where(kept_E.gt(0), affinity_E, lowest_E);
-    lowest_E = lowest_E.masked_fill(kept_E.gt(0).logical_and(kept_E.eq(count_E)), kAdmitsAll);
-  }
-  return {at::empty_like(keep_N).index_put({order_N}, keep_N), lowest_E};
 }
 
 class LocMoePlusRouter final : public Router {
@@ -152,7 +96,7 @@ class LocMoePlusRouter final : public Router {
         options_(options),
         gate_(context.hidden_size, context.num_experts, PoolScale::kUnitVariance) {
     // Before the first update everything is admitted, and no expert can tell its tokens.
-    threshold_ = make_mean("threshold", kAdmitsAll);
+    threshold_ = make_mean("threshold", kTookAll);
     confusion_ = make_mean("confusion", 0.5);
     progress_ = register_buffer("progress", at::zeros({}));
   }
@@ -218,7 +162,7 @@ class LocMoePlusRouter final : public Router {
 
   // Of one micro-batch, over all ranks.
   struct Observation {
-    at::Tensor lowest_E;     // see Taken
+    at::Tensor lowest_E;     // see Selection
     at::Tensor confusion_E;  // q; NaN: not known
   };
 
@@ -242,8 +186,8 @@ class LocMoePlusRouter final : public Router {
   // Affinities of independent channels have the deviation 1 / sqrt(D).
   double deviations() const { return std::sqrt(static_cast<double>(context_.hidden_size)); }
 
-  Capacity capacity(int64_t num_tokens) const {
-    Capacity out;
+  SelectionLimits limits(int64_t num_tokens) const {
+    SelectionLimits out;
     const auto of_factor = [&](double factor) {
       return expert_capacity(factor, num_tokens, 1, context_.num_experts);
     };
@@ -281,21 +225,16 @@ class LocMoePlusRouter final : public Router {
       return keep_where(named, affinity_N.ge(threshold_N));
     }
     const TokenPool pool = options_.selection == "rank" ? TokenPool() : context_.pool;
-    PooledRows rows = pooled_rows(pool, tokens, named.token_N);
-    const at::Tensor all =
-        rows.gather(at::stack({named.expert_N.to(at::kDouble), affinity_N,
-                               gather_scores(probability_TE, named).to(at::kDouble)},
-                              1));
-    const Candidates candidates{all.select(1, 0).to(at::kLong), all.select(1, 1).contiguous(),
-                                all.select(1, 2).contiguous()};
-    const int64_t num_tokens = affinity_TE.size(0) * pool.num_ranks();
-    const Taken taken = taken_by_experts(candidates, context_.num_experts, capacity(num_tokens));
+    const int64_t num_tokens = affinity_TE.size(0);
+    const Selection selection = select_by_experts(
+        {named.token_N, named.expert_N, affinity_N, gather_scores(probability_TE, named)},
+        context_.num_experts, num_tokens, limits(num_tokens * pool.num_ranks()), pool, tokens);
     if (is_training()) {
       const bool is_used = options_.rho_end < 1;
-      observed_.push_back({lowest_of_all(pool, taken.lowest_E),
+      observed_.push_back({lowest_of_all(pool, selection.lowest_E),
                            is_used ? confusion(affinity_TE, named.requested_TK) : at::Tensor()});
     }
-    return keep_where(named, rows.own(taken.keep_N));
+    return keep_where(named, selection.keep_N);
   }
 
   // The mean over the ranks that choose for themselves, so that all have one threshold; NaN where
