@@ -1,5 +1,5 @@
 # docker build -t locus .
-# docker run --rm -v "$PWD/runs:/work/runs" locus train --config /usr/local/share/locus/configs/demo.toml
+# docker run --rm -v "$PWD/runs:/work/runs" locus train --config /usr/local/share/locus/configs/top_k.toml
 FROM debian:12
 
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make && rm -rf /var/lib/apt/lists/*

@@ -299,8 +299,8 @@ constexpr CommandEntry kCommands[] = {
      "Trains the model that a settings file describes. Ctrl-C writes a checkpoint; --resume goes "
      "on from it.",
      R"(Examples:
-  locus train --config configs/demo.toml --dry-run
-  locus train --config configs/demo.toml \
+  locus train --config configs/top_k.toml --dry-run
+  locus train --config configs/top_k.toml \
       --set moe.router.type=switch --set train.output_dir=runs/switch
 )",
      add_train, true},
@@ -379,7 +379,7 @@ constexpr CommandEntry kCommands[] = {
      "Prints every setting with value and meaning, as TOML that `locus train --config` takes.",
      R"(Examples:
   locus config > my.toml
-  locus config configs/demo.toml --set moe.router.type=switch
+  locus config configs/top_k.toml --set moe.router.type=switch
 )",
      add_config, false},
     {"inspect", "say what a file or folder holds",

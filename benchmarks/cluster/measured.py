@@ -40,7 +40,7 @@ class Skipped(Exception):
 class Steps:
     """Of one training, a value for each step after the warm-up."""
     seconds: list[float]
-    reduce_s: list[float]  # waited for sums of gradients
+    reduce_s: list[float]  # waited for sums of gradients; 0 in programs older than these
     exchange: dict[str, list[float]]  # of all layers together; empty: no exchange
     chosen: str = ""  # exchange and parts
     parameters: int = 0
@@ -77,7 +77,7 @@ def read_steps(metrics: pathlib.Path, warmup: int = WARMUP_STEPS) -> Steps:
     if not trained:
         raise RuntimeError(f"{metrics} has no step after the first {warmup}")
     parameters = next(line["parameters"] for line in lines if line["kind"] == "run")
-    return Steps([line["step_time_s"] for line in trained], [line["time_reduce_s"] for line in trained],
+    return Steps([line["step_time_s"] for line in trained], [line.get("time_reduce_s", 0.0) for line in trained],
                  exchange, chosen, parameters)
 
 

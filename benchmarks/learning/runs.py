@@ -114,7 +114,11 @@ class Trainings:
     def finish(self, run: Run) -> None:
         """Trains and evaluates what is not done yet."""
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        log = run.folder.with_suffix(".log")
+        log, made_by = run.folder.with_suffix(".log"), run.folder.with_suffix(".settings.json")
+        settings = json.dumps(run.settings)
+        if not made_by.exists() or made_by.read_text(encoding="utf-8") != settings:
+            shutil.rmtree(run.folder, ignore_errors=True)  # of other settings
+            made_by.write_text(settings, encoding="utf-8")
         if not run.is_trained():
             resume = ["--resume"] if (run.folder / "checkpoints" / "latest").exists() else []
             if not resume:  # stopped before its first checkpoint

@@ -15,11 +15,12 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks import bench  # noqa: E402: the tree first
 from benchmarks.cluster.measured import Measurements, Skipped, require_cluster  # noqa: E402
+from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
-from benchmarks.locality.variants import ALONE, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
+from benchmarks.locality.variants import ALONE, FRONTIER, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
 
-PARTS = ("learning", "steps", "alone")
+PARTS = ("learning", "frontier", "steps", "alone")
 COMMAND = "make bench-locality"
 
 
@@ -43,6 +44,24 @@ def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_ste
         out.append(harness.row(
             f"tokens per expert, locmoe_plus, {name}", [one[key] for one in losses(MAIN[3])], "of top-1's",
             "top-1 with capacity factor 1.1", limit, {"at_most": most}, command=COMMAND))
+    return out
+
+
+def frontier_rows(harness: bench.Bench, records, seed: int, num_steps: int) -> list[dict]:
+    """Of one seed, evaluated by the rule of training: else Switch drops nobody."""
+    out, lines = [], {}
+    for method, variants in FRONTIER.items():
+        for variant in variants:
+            found = records.find(learning.run_of(variant, seed, num_steps))
+            lines.setdefault(method, []).append((found["kept_end"], found["batch_loss"]))
+            out.append(harness.row(
+                f"validation loss by the rule of training after {num_steps} steps at {found['kept_end']:.2f} of top-1's tokens: {variant.name}",
+                [found["batch_loss"]], "nats per token", command=COMMAND, kept_end=found["kept_end"],
+                kept_mean=found["kept_mean"], causal_loss=found["loss"]))
+    (bench.ROOT / "docs" / "images" / "locality_frontier.svg").write_text(
+        chart.lines(f"Loss and tokens of an expert, after {num_steps} steps", "tokens of an expert, of top-1's",
+                    "validation loss, nats per token", {name: sorted(one) for name, one in lines.items()}),
+        encoding="utf-8")
     return out
 
 
@@ -99,6 +118,11 @@ def main() -> None:
             records = learning.train(trainings, variants, arguments.seeds, arguments.steps, arguments.jobs)
             out += [row | {"part": part} for row in loss_rows(harness, records, variants, arguments.seeds,
                                                               arguments.steps)]
+            continue
+        if part == "frontier":
+            variants = tuple(variant for one in FRONTIER.values() for variant in one)
+            records = learning.train(trainings, variants, arguments.seeds[:1], arguments.steps, arguments.jobs)
+            out += [row | {"part": part} for row in frontier_rows(harness, records, arguments.seeds[0], arguments.steps)]
             continue
         try:
             require_cluster(harness)

@@ -36,7 +36,8 @@ LOCMOE = Variant("locmoe", {"moe.router.type": "locmoe"} | BY_DOMAIN, AUTO | PLA
 # A token names two experts; over training each expert comes to take fewer of those that named it.
 LOCMOE_PLUS = Variant(
     "locmoe_plus",
-    {"moe.router.type": "locmoe_plus", "moe.router.top_k": 2, "moe.locmoe_plus.rho_end": 0.15} | BY_DOMAIN,
+    {"moe.router.type": "locmoe_plus", "moe.router.top_k": 2, "moe.locmoe_plus.rho_end": 0.02,
+     "moe.locmoe_plus.shift_begin": 0.1, "moe.locmoe_plus.shift_end": 0.5} | BY_DOMAIN,
     AUTO | PLACED, {"moe.locmoe_plus.shift_begin": 0.0, "moe.locmoe_plus.shift_end": 0.0})
 # The gate alone, without domains: what two-level routing costs or gains.
 LOCMOE_ONE_LEVEL = Variant("locmoe, one level", {"moe.router.type": "locmoe"}, FLAT)
@@ -50,3 +51,23 @@ ALONE = (
     dataclasses.replace(LOCMOE, name="locmoe, flat exchange", links=FLAT | PLACED, trained_as="locmoe"),
     LOCMOE_ONE_LEVEL,
 )
+
+# Ways to give an expert fewer tokens, at five points each: what each costs in loss. No domains, which are another
+# measure.
+SHARES_OF_TOP_1 = (1.1, 0.8, 0.6, 0.45, 0.35)
+
+
+def _limited(name: str, router: dict) -> tuple[Variant, ...]:
+    return tuple(Variant(f"{name}, {factor:g}", router | {"moe.router.capacity_factor": factor})
+                 for factor in SHARES_OF_TOP_1)
+
+
+FRONTIER = {
+    "LocMoE+": tuple(
+        dataclasses.replace(LOCMOE_PLUS, name=f"locmoe_plus, rho_end {rho:g}",
+                            model=LOCMOE_PLUS.model | {"moe.num_domain_groups": 0, "moe.locmoe_plus.rho_end": rho})
+        for rho in (1.0, 0.6, 0.3, 0.1, 0.01)),
+    "expert choice": _limited("expert_choice", {"moe.router.type": "expert_choice", "moe.router.top_k": 1}),
+    "Switch, lower capacity": (SWITCH, *_limited("switch", SWITCH.model)[1:]),
+    "Switch, random drops": _limited("switch, random drops", SWITCH.model | {"moe.router.drop_policy": "random"}),
+}

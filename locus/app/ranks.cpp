@@ -18,6 +18,7 @@
 
 #include "locus/base/error.h"
 #include "locus/base/log.h"
+#include "locus/base/thread_pool.h"
 #include "locus/cluster/address.h"
 #include "locus/comm/c10d_store.h"
 #include "locus/comm/collectives.h"
@@ -288,6 +289,12 @@ void check_emulation(const cluster::Launch& launch, const comm::EmulateConfig& c
 }
 
 }  // namespace
+
+int64_t ranks_on_the_same_cores(comm::ProcessGroup* world, const std::string& host) {
+  const std::string own = host + " " + ThreadPool::cores_text();
+  const std::vector<std::string> all = comm::gather_texts(world, own);
+  return std::count(all.begin(), all.end(), own);
+}
 
 void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads) {
   const auto cores = static_cast<int64_t>(std::thread::hardware_concurrency());

@@ -17,6 +17,10 @@ cluster::Launch find_launch();
 // Where the ranks of this node have more threads together than it has cores.
 void warn_of_few_cores(const cluster::Launch& launch, int64_t num_threads);
 
+// How many ranks, this one included, may run on the very cores of this one: all of a machine,
+// unless the launcher binds each to its own. All ranks call it together.
+int64_t ranks_on_the_same_cores(comm::ProcessGroup* world, const std::string& host);
+
 // How many ranks there are, where, and what they share: for the table of choices.
 std::string describe_ranks(const comm::ParallelContext& parallel);
 

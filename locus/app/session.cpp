@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
-#include <thread>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
@@ -42,12 +41,8 @@ void check_tokenizer(const std::string& path, const std::string& hash) {
 
 }  // namespace
 
-void set_threads(int64_t num_threads, int64_t ranks_here) {
-  if (num_threads == 0) {
-    const auto all = static_cast<int64_t>(std::thread::hardware_concurrency());
-    // A launcher that binds ranks to cores has shared them out already.
-    num_threads = std::min(ThreadPool::num_cores(), std::max<int64_t>(1, all / ranks_here));
-  }
+void set_threads(int64_t num_threads, int64_t sharing) {
+  if (num_threads == 0) num_threads = std::max<int64_t>(1, ThreadPool::num_cores() / sharing);
   at::set_num_threads(static_cast<int>(num_threads));
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
   at::globalContext().setDeterministicFillUninitializedMemory(false);  // we read only what we wrote

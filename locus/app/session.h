@@ -16,9 +16,9 @@
 
 namespace locus::app {
 
-// Threads of tensor operations; 0: one a core, with the machine's cores shared among its ranks.
+// Threads of tensor operations; 0: one a core, of cores that `sharing` ranks have in common.
 // Deterministic algorithms, given seed and threads.
-void set_threads(int64_t num_threads, int64_t ranks_here = 1);
+void set_threads(int64_t num_threads, int64_t sharing = 1);
 
 // The tokenizer of a configuration: data.tokenizer, or that of the first training folder.
 // ConfigError if neither is set.

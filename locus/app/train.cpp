@@ -447,9 +447,10 @@ std::vector<comm::Agreement> in_common(RunConfig& config, const TrainOptions& op
 Speed measure(RunConfig& config, bool resume, const cluster::Launch& launch,
               comm::ParallelContext& parallel) {
   double own_peak = 0;
+  const int64_t sharing = ranks_on_the_same_cores(parallel.world.get(), launch.host);
   comm::together(parallel.world.get(), [&] {
     const at::Device device = find_device(config.train.device, parallel);
-    set_threads(config.train.num_threads, launch.local_world_size);
+    set_threads(config.train.num_threads, sharing);
     own_peak = train::measure_matmul_rate(parse_dtype(config.train.dtype), device);
   });
   Speed speed;

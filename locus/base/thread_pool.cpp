@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "locus/base/error.h"
+#include "locus/base/format.h"
 
 namespace locus {
 
@@ -14,6 +15,22 @@ int64_t ThreadPool::num_cores() {
   CPU_ZERO(&cores);
   if (::sched_getaffinity(0, sizeof(cores), &cores) == 0) return std::max(1, CPU_COUNT(&cores));
   return std::max<int64_t>(1, std::thread::hardware_concurrency());
+}
+
+std::string ThreadPool::cores_text() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (::sched_getaffinity(0, sizeof(cores), &cores) != 0) return "any";
+  std::string text;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &cores)) continue;
+    int last = core;
+    while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &cores)) ++last;
+    text += text.empty() ? "" : ",";
+    text += last > core ? format("{}-{}", core, last) : format("{}", core);
+    core = last;
+  }
+  return text;
 }
 
 ThreadPool::ThreadPool(int64_t num_threads) {

@@ -8,6 +8,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -41,6 +42,8 @@ class ThreadPool {
 
   // The cores that this process may run on, at least 1.
   static int64_t num_cores();
+  // Which these are, as "0-3,8"; "any" where the system does not say.
+  static std::string cores_text();
 
  private:
   void enqueue(std::function<void()> task);

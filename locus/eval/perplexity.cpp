@@ -37,8 +37,7 @@ class TrainingRule {
  private:
   void set(bool value) {
     for (const auto& [number, layer] : model_.moe_layers()) {
-      layer->router().set_evaluate_with_training_rule(value);
-      layer->compare_rules(value);
+      layer->evaluate_with_training_rule(value);
     }
   }
   const model::Decoder& model_;

@@ -35,7 +35,7 @@ struct Evaluation {
   // Adds up to `total`; tokens of no known domain stand under "unknown". Empty: no domains known.
   std::map<std::string, Score> by_domain;
   // With EvaluateOptions::training_rule: share of tokens, over all layers, whose experts the causal
-  // rule would not change. NaN otherwise.
+  // rule would not change; padding counts. NaN otherwise.
   double rule_agreement = std::numeric_limits<double>::quiet_NaN();
 };
 
@@ -43,6 +43,7 @@ struct EvaluateOptions {
   int64_t batch_size = 8;   // sequences
   int64_t max_batches = 0;  // of these, spread evenly over the data, the same at each call; 0: all
   // Routers that look ahead in training do so here, too: a perplexity that no generation can reach.
+  // Ranks then need batches of equal size.
   bool training_rule = false;
   // Domains are told from the tokens, as in generation, though the data name them.
   bool infer_domains = false;

@@ -23,7 +23,7 @@ struct RouterConfig {
     v("capacity_factor", capacity_factor,
       "most tokens of an expert: ceil(factor * tokens * k / experts) per micro-batch; 0: dropless");
     v("drop_policy", drop_policy,
-      "who is dropped above capacity: probs (lowest weight) | position (last)");
+      "who is dropped above capacity: probs (lowest weight) | position (last) | random");
     v("aux_loss_coeff", aux_loss_coeff, "weight of the load-balancing loss");
     v("aux_loss_scope", aux_loss_scope,
       "tokens that the load is balanced over: micro_batch | sequence | global_batch");

@@ -52,9 +52,9 @@ struct Expert {
 at::Tensor histogram(const TokenPool& pool, const at::Tensor& expert_N, const at::Tensor& digit_N,
                      const at::Tensor& mass_N, int64_t num_experts) {
   const at::Tensor cell_N = expert_N * kDigits + digit_N;
-  const int64_t num_cells = num_experts * kDigits;
-  return pool.sum(at::stack({at::bincount(cell_N, {}, num_cells).to(at::kDouble),
-                             at::bincount(cell_N, mass_N, num_cells).to(at::kDouble)}));
+  const at::Tensor both_N = at::stack({at::ones_like(mass_N), mass_N});
+  return pool.sum(
+      at::zeros({2, num_experts * kDigits}, mass_N.options()).index_add(1, cell_N, both_N));
 }
 
 // Down to the last digit of which the expert takes something.
@@ -116,10 +116,10 @@ Selection select_by_experts(const Candidates& candidates, int64_t num_experts, i
   const at::Tensor left_N = at::nonzero(step_N.eq(last_N)).squeeze(1);
   const auto of_left = [&](const at::Tensor& x) { return x.index_select(0, left_N); };
   PooledRows rows = pooled_rows(pool, tokens, of_left(candidates.token_N));
-  const at::Tensor all = rows.gather(
-      at::stack({of_left(expert_N).to(at::kDouble), of_left(candidates.affinity_N).to(at::kDouble),
-                 of_left(mass_N)},
-                1));
+  const at::Tensor all =
+      rows.gather(at::stack({of_left(expert_N).to(at::kDouble),
+                             of_left(candidates.affinity_N).to(at::kDouble), of_left(mass_N)},
+                            1));
   const std::vector<double> values = numbers_of(all);
   const at::Tensor order = precedence("probs", all.select(1, 1)).cpu();
   std::vector<uint8_t> is_taken(static_cast<size_t>(order.numel()), 0);

@@ -1,6 +1,6 @@
-// Experts choose among the tokens that have named them (LocMoE+, step 2 of its selection): the best of
-// all ranks' tokens, found by histograms whose sums the ranks share, not by bringing all candidates
-// together.
+// Experts choose among the tokens that have named them (LocMoE+, step 2 of its selection): the best
+// of all ranks' tokens, found by histograms whose sums the ranks share, not by bringing all
+// candidates together.
 //
 // N candidates of this rank, E experts.
 #pragma once
@@ -38,9 +38,10 @@ struct Selection {
 
 inline constexpr double kTookAll = -2.0;  // below any cosine
 
-// Of equal affinities, the earlier token of the global batch goes first. The same on any layout; all
-// ranks of the pool call it together, each with `num_tokens` tokens. They sum three times 128 numbers
-// for each expert, and bring together the few candidates that are then left to decide on.
+// Of equal affinities, the earlier token of the global batch goes first. The same on any layout;
+// all ranks of the pool call it together, each with the same `num_tokens` tokens (as TokenPool
+// says). They sum three times 128 numbers for each expert, and bring together the few candidates
+// that are then left to decide on.
 Selection select_by_experts(const Candidates& candidates, int64_t num_experts, int64_t num_tokens,
                             const SelectionLimits& limits, const TokenPool& pool,
                             const TokenContext& tokens);

@@ -71,7 +71,7 @@ MoeOutput MoeLayer::forward(const at::Tensor& x_TD, const TokenContext& tokens,
   const at::Tensor shared_TD = shared_output(x_TD, routing.assignment);  // while rows travel
   at::Tensor y_TD = dispatched->combine(*experts_);
   if (shared_TD.defined()) y_TD = y_TD + shared_TD;
-  if (compares_rules_) compare_with_causal_rule(x_TD, tokens, routing.assignment);
+  if (compares_rules_ && !is_training()) compare_with_causal_rule(x_TD, tokens, routing.assignment);
   if (stats_ && replay == nullptr) {
     add_routing(*stats_, routing, tokens, num_experts_, x_TD.size(0), num_domains_);
     if (with_clusters_) add_clusters(*stats_, routing, x_TD, num_experts_);
@@ -92,6 +92,11 @@ at::Tensor MoeLayer::shared_output(const at::Tensor& x_TD, const Assignment& ass
   const at::Tensor unclaimed_U = unclaimed_tokens(assignment, x_TD.size(0));
   const at::Tensor y_UD = compute(x_TD.index_select(0, unclaimed_U));
   return at::zeros({x_TD.size(0), y_UD.size(1)}, y_UD.options()).index_copy(0, unclaimed_U, y_UD);
+}
+
+void MoeLayer::evaluate_with_training_rule(bool value) {
+  router_->set_evaluate_with_training_rule(value);
+  compares_rules_ = value;
 }
 
 void MoeLayer::compare_with_causal_rule(const at::Tensor& x_TD, const TokenContext& tokens,

@@ -59,9 +59,9 @@ class MoeLayer : public torch::nn::Module {
   // Those of this rank alone, before take_stats().
   const RouterStats& own_stats() const { return stats_.value(); }
 
-  // Compares, in evaluation by the training rule, what the causal rule decides for the same tokens;
-  // counts those of this rank since the last call. All ranks call it together.
-  void compare_rules(bool value) { compares_rules_ = value; }
+  // Evaluates with the router's training rule although it leaks, and compares it with the causal
+  // one on the same tokens. take_agreement(): of this rank's tokens since the last call.
+  void evaluate_with_training_rule(bool value);
   RuleAgreement take_agreement() { return std::exchange(agreement_, {}); }
 
   // What this layer's exchanges of rows cost since start_exchange_stats(), of all ranks; none where

@@ -160,9 +160,18 @@ void add_requested(at::Tensor& requested_E, const at::Tensor& expert, int64_t nu
   requested_E = requested_E.defined() ? requested_E + count_E : count_E;
 }
 
-void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate) {
+void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate,
+               const at::Tensor& allowed_GE) {
   const at::Tensor load = load_E.to(bias_E.options());
-  bias_E += at::sign(load.mean() - load) * rate;
+  if (!allowed_GE.defined()) {
+    bias_E += at::sign(load.mean() - load) * rate;
+    return;
+  }
+  const at::Tensor allowed = allowed_GE.to(bias_E.options());
+  const at::Tensor competes_EE = at::mm(allowed.t(), allowed).gt(0).to(bias_E.scalar_type());
+  // An expert that no domain has competes with nobody.
+  const at::Tensor mean_E = at::mv(competes_EE, load) / competes_EE.sum(1).clamp_min(1);
+  bias_E += at::sign(mean_E - load) * competes_EE.diagonal() * rate;
 }
 
 int64_t expert_capacity(double factor, int64_t num_tokens, int64_t k, int64_t num_experts) {
@@ -196,13 +205,28 @@ PooledRows pooled_rows(const TokenPool& pool, const TokenContext& tokens,
           tokens.is_placed ? tokens.global_index_T.index_select(0, token_N) : at::Tensor()};
 }
 
+namespace {
+
+// Of each assignment, the same wherever its token is computed.
+at::Tensor draws_of(const RouterContext& context, const TokenContext& tokens,
+                    const Assignment& assignment) {
+  const at::Tensor place_N =
+      tokens.global_index_T.index_select(0, assignment.token_N) * context.num_experts +
+      assignment.expert_N;
+  return ops::keyed_uniform(draw_key(context, tokens, "drops"), place_N, 1).squeeze(1);
+}
+
+}  // namespace
+
 Assignment within_shared_capacity(const RouterConfig& config, const RouterContext& context,
                                   const TokenContext& tokens, const Assignment& requested,
                                   const at::Tensor& weight_N, int64_t capacity,
                                   const at::Tensor& choice_N) {
   PooledRows rows = pooled_rows(context.pool, tokens, requested.token_N);
   const at::Tensor expert = rows.gather(requested.expert_N);
-  at::Tensor order = precedence(config.drop_policy, rows.gather(weight_N));
+  const at::Tensor value_N =
+      config.drop_policy == "random" ? draws_of(context, tokens, requested) : weight_N;
+  at::Tensor order = precedence(config.drop_policy, rows.gather(value_N));
   if (choice_N.defined()) {
     const at::Tensor choice = rows.gather(choice_N).index_select(0, order);
     order = order.index_select(0, at::argsort(choice, /*stable=*/true));
@@ -243,7 +267,7 @@ int64_t capacity_of_drop_share(const at::Tensor& requested_E, double share) {
 }
 
 bool drops_look_ahead(const RouterConfig& config) {
-  return config.capacity_factor > 0 && config.drop_policy == "probs";
+  return config.capacity_factor > 0 && config.drop_policy != "position";
 }
 
 uint64_t draw_key(const RouterContext& context, const TokenContext& tokens,
@@ -280,7 +304,7 @@ std::vector<std::string> common_problems(const RouterConfig& config, int64_t num
   check_not_negative(problems, "router.capacity_factor", config.capacity_factor);
   check_not_negative(problems, "router.aux_loss_coeff", config.aux_loss_coeff);
   check_not_negative(problems, "router.z_loss_coeff", config.z_loss_coeff);
-  check_choice(problems, "router.drop_policy", config.drop_policy, {"probs", "position"});
+  check_choice(problems, "router.drop_policy", config.drop_policy, {"probs", "position", "random"});
   check_choice(problems, "router.aux_loss_scope", config.aux_loss_scope,
                {"micro_batch", "sequence", "global_batch"});
   return problems;

@@ -56,8 +56,11 @@ at::Tensor count_experts(const at::Tensor& expert, int64_t num_experts);
 void add_requested(at::Tensor& requested_E, const at::Tensor& expert, int64_t num_experts);
 
 // Balance without a loss (Wang et al., 2024, arXiv 2408.15664): experts with less than the mean
-// load gain `rate`, those with more lose it. In place, without gradients.
-void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate);
+// load gain `rate`, those with more lose it. The mean is that of the experts which some domain has
+// together with this one (RouterContext::allowed_GE); undefined: of all. In place, without
+// gradients.
+void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate,
+               const at::Tensor& allowed_GE = {});
 
 // ---- Capacity. Work proportional to the assignments.
 
@@ -65,8 +68,8 @@ void move_bias(at::Tensor& bias_E, const at::Tensor& load_E, double rate);
 // not 12.
 int64_t expert_capacity(double factor, int64_t num_tokens, int64_t k, int64_t num_experts);
 
-// The assignments in order of precedence, int64 [N]: "probs" by falling weight, ties by order;
-// "position" by order.
+// The assignments in order of precedence, int64 [N]: "position" by order, else by falling weight,
+// ties by order. For "random", weights are draws.
 at::Tensor precedence(std::string_view drop_policy, const at::Tensor& weight_N);
 
 // True for the first `capacity` assignments of each expert in that order, bool [N].

@@ -76,6 +76,7 @@ constexpr Curve<MoePoint> kMoeCurves[] = {
     {"z_loss", &MoePoint::z_loss, false},
     {"locality_loss", &MoePoint::locality_loss, false},
     {"balance_gradient_norm", &MoePoint::balance_gradient_norm, false},
+    {"z_gradient_norm", &MoePoint::z_gradient_norm, false},
     {"locality_gradient_norm", &MoePoint::locality_gradient_norm, false},
     {"cosine", &MoePoint::cosine, false},
     {"calinski_harabasz", &MoePoint::calinski_harabasz, false},

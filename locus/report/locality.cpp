@@ -35,11 +35,11 @@ std::vector<Located> located_runs(const std::vector<RunData>& runs,
   return found;
 }
 
-// What was expected of the placement of sequences in this step or before it.
+// What was expected of the placement of sequences in this step or before it; null: nothing.
 const PlacementPoint* expectation(const RunData& run, int64_t step) {
   const PlacementPoint* found = nullptr;
   for (const PlacementPoint& point : run.placement) {
-    if (point.step <= step || found == nullptr) found = &point;
+    if (point.step <= step) found = &point;
   }
   return found;
 }
@@ -105,7 +105,8 @@ std::string make_layers(const Located& one) {
   return html + "</tbody></table></div>";
 }
 
-// Rows from one node's ranks to another's: bytes, and shares of what the sender sends.
+// Rows that one node's ranks send to another's. What stays on a node is not all in the lines: a
+// rank sends itself nothing.
 std::string make_node_table(const RunData& run) {
   const RankMatrix matrix = sum_rank_bytes(run);
   const std::set<int64_t> nodes(matrix.node_of.begin(), matrix.node_of.end());
@@ -114,11 +115,9 @@ std::string make_node_table(const RunData& run) {
     return {};
   }
   std::map<int64_t, std::map<int64_t, double>> bytes;
-  std::map<int64_t, double> sent;
   for (size_t from = 0; from < matrix.bytes.size(); ++from) {
     for (size_t to = 0; to < matrix.bytes.size(); ++to) {
       bytes[matrix.node_of[from]][matrix.node_of[to]] += matrix.bytes[from][to];
-      sent[matrix.node_of[from]] += matrix.bytes[from][to];
     }
   }
   std::string html =
@@ -128,8 +127,7 @@ std::string make_node_table(const RunData& run) {
   for (const int64_t from : nodes) {
     html += format("<tr><th scope=\"row\">{}</th>", from);
     for (const int64_t to : nodes) {
-      html += format("<td>{} <span>{}</span></td>", bytes_text(bytes[from][to]),
-                     human_percent(sent[from] > 0 ? bytes[from][to] / sent[from] : kMissing));
+      html += "<td>" + (from == to ? "" : bytes_text(bytes[from][to])) + "</td>";
     }
     html += "</tr>";
   }
@@ -139,7 +137,9 @@ std::string make_node_table(const RunData& run) {
 constexpr const char* kTerms =
     "<p class=\"fine\">A way: one token to one of its experts. Bytes are of one step, all layers, "
     "there and back, forward and backward, a row for every way, but for the exchange's own. "
-    "Expected: by what each domain's tokens used before. First and last: of the steps that were "
+    "Expected: by what each domain's tokens used before, mean since the "
+    "last such line, so that the step itself may have more or less. First and last: of the steps "
+    "that were "
     "logged. Between nodes: rows that ranks send each other, those that they pass on "
     "included.</p>";
 

@@ -66,6 +66,7 @@ constexpr Number<MoePoint> kMoeNumbers[] = {
     {"z_loss", &MoePoint::z_loss},
     {"locality_loss", &MoePoint::locality_loss},
     {"balance_gradient_norm", &MoePoint::balance_gradient_norm},
+    {"z_gradient_norm", &MoePoint::z_gradient_norm},
     {"locality_gradient_norm", &MoePoint::locality_gradient_norm},
     {"cosine", &MoePoint::cosine},
     {"calinski_harabasz", &MoePoint::calinski_harabasz},

@@ -45,7 +45,8 @@ struct MoePoint {
   double load_cv = kMissing, load_max_over_mean = kMissing, dead_experts = kMissing;
   double dropped_share = kMissing, unrouted_share = kMissing, entropy = kMissing;
   double top_weight = kMissing, balance_loss = kMissing, z_loss = kMissing;
-  double balance_gradient_norm = kMissing, locality_gradient_norm = kMissing;
+  double balance_gradient_norm = kMissing, z_gradient_norm = kMissing;
+  double locality_gradient_norm = kMissing;
   double locality_loss = kMissing, cosine = kMissing, calinski_harabasz = kMissing;
   double capacity = kMissing, capacity_bound = kMissing;  // tokens of an expert
 };

@@ -4,6 +4,7 @@
 
 #include "locus/base/error.h"
 #include "locus/comm/nccl.h"
+#include "locus/comm/thread_ranks.h"
 #include "locus/comm/together.h"
 #include "tests/support/expect_error.h"
 
@@ -42,6 +43,14 @@ TEST(ConnectRanks, SaysWhyThereIsNoNccl) {
     EXPECT_EQ(test::error_of<ConfigError>([&] { connect_ranks(launch, {}, config, {}, "cuda"); }),
               "comm.backend = \"nccl\": " + why);
   }
+}
+
+TEST(Ranks, ShareCoresWithThoseOfTheirHostAlone) {
+  comm::run_thread_ranks(3, {}, [](const comm::ParallelContext& parallel) {
+    const std::string host = parallel.rank == 0 ? "a" : "b";
+    EXPECT_EQ(ranks_on_the_same_cores(parallel.world.get(), host), parallel.rank == 0 ? 1 : 2);
+  });
+  EXPECT_EQ(ranks_on_the_same_cores(nullptr, "a"), 1);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "locus/base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "locus/base/error.h"
@@ -55,6 +57,17 @@ TEST(ThreadPool, DropsWaitingTasksWhenDestroyed) {
 TEST(ThreadPool, TakesAllCoresWhenAskedForNoNumber) {
   EXPECT_EQ(ThreadPool(0).num_threads(), ThreadPool::num_cores());
   EXPECT_GE(ThreadPool::num_cores(), 1);
+}
+
+TEST(ThreadPool, SaysWhichCoresItMayRunOn) {
+  std::thread([] {
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    CPU_SET(0, &cores);
+    if (::sched_setaffinity(0, sizeof(cores), &cores) != 0) return;  // a set without core 0
+    EXPECT_EQ(ThreadPool::num_cores(), 1);
+    EXPECT_EQ(ThreadPool::cores_text(), "0");
+  }).join();
 }
 
 // Address space for some more stacks of threads, but not for thousands.

@@ -130,7 +130,7 @@ class Draw {
     from<double>(m.router.aux_loss_coeff, {0.0, 0.01, 0.001, 0.3});
     from<double>(m.router.z_loss_coeff, {0.0, 0.001});
     from<std::string>(m.router.aux_loss_scope, {"micro_batch", "sequence", "global_batch"});
-    from<std::string>(m.router.drop_policy, {"probs", "position"});
+    from<std::string>(m.router.drop_policy, {"probs", "position", "random"});
     if (random_() % 4 == 0) from<int64_t>(m.layer_freq, {1, 2});
     if (random_() % 4 == 0) from<std::vector<int64_t>>(m.layers, {{}, {1}, {0, 2}, {1, 2}});
     if (random_() % 4 == 0) from<int64_t>(m.shared_expert_intermediate_size, {0, 10, 7});

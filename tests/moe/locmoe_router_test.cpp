@@ -80,6 +80,25 @@ TEST(LocMoeRouter, HasWeightsThatSumToOneOrTheProbabilities) {
   EXPECT_TRUE(at::allclose(ratio.view({30, 2}).select(1, 0), ratio.view({30, 2}).select(1, 1)));
 }
 
+TEST(LocMoeRouter, LetsTheModelsLossTeachTheGateThroughAWeightOfOne) {
+  const auto gradient = [](const char* weight, const at::Tensor& probe_N) {
+    const at::Tensor x = random_input(30, 24).requires_grad_();
+    const Routing routing =
+        router_of(top_1(), context_of(6, 24), format("output_weight = \"{}\"\n", weight))
+            ->route(x, tokens_of(30));
+    (routing.weight_N * probe_N).sum().backward();
+    return std::pair(routing, x.grad());
+  };
+  const at::Tensor probe_N = at::rand({30}, at::detail::createCPUGenerator(3), at::kFloat);
+  const auto [through, of_through] = gradient("straight_through", probe_N);
+  EXPECT_TRUE(at::allclose(through.weight_N, at::ones({30})));
+  EXPECT_LT(gradient("one", probe_N).second.abs().max().item<double>(), 1e-6);
+  // The gradient of p, in shares of p.
+  const at::Tensor p_N = through.probability_TE.gather(1, through.assignment.requested_TK).view(-1);
+  EXPECT_TRUE(at::allclose(of_through, gradient("probability", probe_N / p_N).second, 1e-4, 1e-6));
+  EXPECT_GT(of_through.abs().max().item<double>(), 1e-3);
+}
+
 TEST(LocMoeRouter, DropsTheLowestGateValues) {
   RouterConfig config = top_1();
   config.capacity_factor = 1.0;
@@ -100,6 +119,16 @@ TEST(LocMoeRouter, MovesTheBiasAgainstTheLoadAndUsesItForTheChoiceAlone) {
   const at::Tensor probability_TE = plain->route(x, tokens_of(30)).probability_TE;
   EXPECT_TRUE(at::equal(routing.probability_TE, probability_TE));
   EXPECT_TRUE(at::equal(routing.weight_N, probability_TE.select(1, 4)));
+}
+
+// Two domains of unequal size: the experts of the larger one all have more than the mean of all.
+TEST(LocMoeRouter, MovesTheBiasAgainstTheLoadOfTheDomainsOwnExperts) {
+  RouterContext context = context_of(6, 24);
+  context.allowed_GE = at::tensor({1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0}).to(at::kBool).view({2, 6});
+  auto router = router_of(top_1(), context, "bias_update_rate = 0.5\n");
+  router->on_step_end(at::tensor({60.0f, 40.0f, 50.0f, 3.0f, 1.0f, 9.0f}));
+  EXPECT_EQ(numbers_of(router->named_buffers()["expert_bias"]),
+            (std::vector<double>{-0.5, 0.5, 0, -0.5, 0.5, 0}));
 }
 
 TEST(LocMoeRouter, DrawsItsNoiseForATokenWhereverItIsAndInTrainingAlone) {

@@ -203,8 +203,7 @@ TEST(MoeLayer, HasTheGradientsOfASharedExpertOfTheUnclaimed) {
 TEST(MoeLayer, CountsTheTokensThatTheCausalRuleGivesOtherExperts) {
   const auto layer = make("switch", {}, "jitter = 0", 0.5);
   layer->eval();
-  layer->router().set_evaluate_with_training_rule(true);
-  layer->compare_rules(true);
+  layer->evaluate_with_training_rule(true);
   const at::Tensor x = random_tensor({kTokens, kHidden}, 8);
   const MoeOutput out = layer->forward(x, tokens_of(kTokens));
   const RuleAgreement agreement = layer->take_agreement();

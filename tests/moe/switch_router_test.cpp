@@ -65,6 +65,23 @@ TEST(SwitchRouter, AgreesWithThePlainLoop) {
   }
 }
 
+TEST(SwitchRouter, DropsAnyTokenAsLikelyAsAnotherByChance) {
+  RouterConfig config = config_of("switch");
+  config.capacity_factor = 1.0;
+  config.drop_policy = "random";
+  auto router = identity_router(config, 2, kCalm);
+  const at::Tensor x = at::tensor({1.0f, 0.0f}).repeat({40, 1});  // all want expert 0, which has 20
+  std::vector<int64_t> kept(40);
+  for (int64_t step = 0; step < 500; ++step) {
+    TokenContext tokens = tokens_of(40);
+    tokens.step = step;
+    const std::vector<int64_t> taken = list_of(router->route(x, tokens).assignment.token_N);
+    ASSERT_EQ(taken.size(), 20u);
+    for (const int64_t token : taken) ++kept[static_cast<size_t>(token)];
+  }
+  for (const int64_t count : kept) EXPECT_NEAR(static_cast<double>(count), 250, 50);
+}
+
 TEST(SwitchRouter, DropsNothingWhenCapacityHoldsAll) {
   RouterConfig config = config_of("switch");
   config.capacity_factor = 4.0;  // E

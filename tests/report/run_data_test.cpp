@@ -203,6 +203,14 @@ TEST(RunData, ReadsTheExchangesOfEachLayer) {
   EXPECT_EQ(layer.last->node_of, run.info.node_of_ep_rank);
 }
 
+TEST(RunData, KnowsWhichShareOfTheWaysStaysOnTheNode) {
+  const RunData run =
+      load_run(folder_with(run_on_nodes("[0,1]") + train(1, 5) + exchange(1, 0) +
+                           exchange(1, 2, R"(,"flat_inter_bytes":25,"assigned_bytes":100)")));
+  EXPECT_EQ(run.exchange.at(2).points[0].on_node, 0.75);
+  EXPECT_TRUE(std::isnan(run.exchange.at(0).points[0].on_node)) << "of older runs";
+}
+
 TEST(RunData, ForgetsExchangesAfterTheStepThatWasResumedFrom) {
   const RunData run = load_run(folder_with(
       run_on_nodes("[0,1]") + train(1, 5) + exchange(1, 0) + exchange(1, 2) + train(2, 4) +

@@ -71,7 +71,8 @@ class ExpertChoiceRouter final : public Router {
     routing.weight_N = gather_scores(probability_TE, routing.assignment);
     routing.probability_TE = probability_TE.detach().to(at::kFloat);
     if (is_training())
-      add_losses(config_, {logits_TE, probability_TE, {}, {}, 1, context_.pool, is_observed},
+      add_losses(config_,
+                 {logits_TE, probability_TE, {}, {}, 1, context_.pool, is_observed && !replay},
                  routing);
     return routing;
   }
@@ -155,6 +156,10 @@ OptionSet expert_choice_options() { return OptionSet::of<ExpertChoiceOptions>();
 std::vector<std::string> validate_expert_choice(const RouterConfig& config, int64_t num_experts,
                                                 const OptionSet& options) {
   std::vector<std::string> problems = common_problems(config, num_experts);
+  if (config.drop_policy == "random") {
+    problems.push_back(
+        "moe.router.drop_policy = \"random\": expert_choice drops by score; remove the setting");
+  }
   if (config.capacity_factor > static_cast<double>(num_experts)) {
     problems.push_back(format(
         "moe.router.capacity_factor = {}: experts that choose can take each token once, so at most "

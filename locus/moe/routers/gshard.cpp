@@ -69,7 +69,7 @@ class GShardRouter final : public Router {
     const at::Tensor first_T1 = routing.assignment.requested_TK.slice(1, 0, 1);
     add_losses(config_,
                {logits_TE, probability_TE, first_T1, requested_E, tokens.num_sequences,
-                context_.pool, is_observed},
+                context_.pool, is_observed && !replay},
                routing);
     return routing;
   }

@@ -12,9 +12,10 @@
 //   a normalised token has the deviation sqrt(E / D): p would be 1 / E nearly, whatever the token.
 // - ReLU after the gate is off. It makes ties at 0; with it the nearer expert wins a tie, then the
 //   lower one, and so equal tokens may go different ways on different nodes.
-// - Weights of a token sum to 1 (`output_weight = "one"`); the paper's is p. With one expert the
-//   gate then learns from the balance and locality losses alone: it has no weights, so what it
-//   teaches is the layer before.
+// - Weights of a token sum to 1 (`output_weight = "one"`); the paper's is p, which scales an unsure
+//   token's output down to nothing. With one expert a weight that is always 1 has no gradient, and
+//   only the balance and locality losses teach the gate (that is, the layer before: it has no
+//   weights of its own). "straight_through" is 1, too, but has the gradient of p over a constant.
 // - Over capacity, the lowest gate values are dropped, not the last tokens.
 // - With moe.domain_groups the softmax is over the experts of the token's domain; the gate still
 //   has a group of channels for each of all experts, so that it is the same layer either way.
@@ -68,7 +69,8 @@ struct LocMoeOptions {
       "step of the loss-free balancing bias on the values, 0.01 or so; 0: no bias");
     v("temperature", temperature, "the values are divided by it before the softmax");
     v("output_weight", output_weight,
-      "weight of an expert's output: one (those of a token sum to 1) | probability");
+      "weight of an expert's output: one (those of a token sum to 1) | straight_through (the same, "
+      "but their sum is a constant to gradients: top_k = 1 learns, too) | probability");
     v("locality_loss_coeff", locality_loss_coeff,
       "weight of the locality loss (mu in the paper); 0: none");
     v("locality_eps", locality_eps,
@@ -140,9 +142,9 @@ class LocMoeRouter final : public Router {
     if (!replay) add_requested(requested_E, requested_TK, context_.num_experts);
     add_losses(config_,
                {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences,
-                context_.pool, is_observed},
+                context_.pool, is_observed && !replay},
                routing);
-    add_locality_loss(probability_TE, routing);
+    add_locality_loss(probability_TE, replay != nullptr, routing);
     return routing;
   }
 
@@ -151,7 +153,9 @@ class LocMoeRouter final : public Router {
   // The running cosine moves with the steps that count: a skipped one leaves no trace.
   void on_step_end(const at::Tensor& load_E) override {
     const at::NoGradGuard no_grad;
-    if (bias_E_.defined()) move_bias(bias_E_, load_E, options_.bias_update_rate);
+    if (bias_E_.defined()) {
+      move_bias(bias_E_, load_E, options_.bias_update_rate, context_.allowed_GE);
+    }
     for (const at::Tensor& cosine : observed_) {
       cosine_values_ += 1;
       const at::Tensor rate =
@@ -164,7 +168,7 @@ class LocMoeRouter final : public Router {
   bool is_causal_in_training() const override {
     if (options_.capacity_policy == "factor") return !drops_look_ahead(config_);
     // target_drop counts the requests of later tokens, too.
-    return options_.capacity_policy == "bound" && config_.drop_policy != "probs";
+    return options_.capacity_policy == "bound" && config_.drop_policy == "position";
   }
   void set_evaluate_with_training_rule(bool value) override { limit_in_evaluation_ = value; }
 
@@ -239,11 +243,12 @@ class LocMoeRouter final : public Router {
     const at::Tensor weight_N = gather_scores(probability_TE, assignment);
     if (options_.output_weight == "probability") return weight_N;
     const at::Tensor sum_T = probability_TE.gather(1, assignment.requested_TK).sum(1);
-    return weight_N / sum_T.index_select(0, assignment.token_N);
+    const bool is_constant = options_.output_weight == "straight_through";
+    return weight_N / (is_constant ? sum_T.detach() : sum_T).index_select(0, assignment.token_N);
   }
 
   // This rank's part of the mean over the ranks.
-  void add_locality_loss(const at::Tensor& probability_TE, Routing& routing) const {
+  void add_locality_loss(const at::Tensor& probability_TE, bool is_replay, Routing& routing) const {
     if (options_.locality_loss_coeff == 0 || probability_TE.size(0) == 0) return;
     if (!is_local_E_.defined()) {
       say_that_all_is_near();
@@ -256,7 +261,8 @@ class LocMoeRouter final : public Router {
     const at::Tensor loss = loss_of(probability_TE);
     routing.aux_loss = routing.aux_loss.defined() ? routing.aux_loss + loss : loss;
     routing.locality_loss = loss.detach();
-    if (is_observed) routing.locality_gradient = squared_gradient(probability_TE, loss_of);
+    if (is_observed && !is_replay)
+      routing.locality_gradient = squared_gradient(probability_TE, loss_of);
   }
 
   const LocMoeOptions options_;
@@ -286,7 +292,8 @@ std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num
   std::vector<std::string> problems = common_problems(config, num_experts);
   check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe.gate_scale", options.gate_scale, {"unit_variance", "mean"});
-  check_choice(problems, "locmoe.output_weight", options.output_weight, {"one", "probability"});
+  check_choice(problems, "locmoe.output_weight", options.output_weight,
+               {"one", "straight_through", "probability"});
   check_choice(problems, "locmoe.capacity_policy", options.capacity_policy,
                {"factor", "bound", "target_drop"});
   if (options.capacity_policy != "factor" && config.capacity_factor != 0) {

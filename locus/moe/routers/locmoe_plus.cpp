@@ -124,7 +124,7 @@ class LocMoePlusRouter final : public Router {
     if (!replay) add_requested(first_choices_E_, first_T1, context_.num_experts);
     add_losses(config_,
                {logits_TE, probability_TE, first_T1, first_choices_E_, tokens.num_sequences,
-                context_.pool, is_observed},
+                context_.pool, is_observed && !replay},
                routing);
     return routing;
   }
@@ -308,6 +308,10 @@ std::vector<std::string> validate_locmoe_plus(const RouterConfig& config, int64_
                                               const OptionSet& option_set) {
   const auto& options = option_set.as<LocMoePlusOptions>();
   std::vector<std::string> problems = common_problems(config, num_experts);
+  if (config.drop_policy == "random") {
+    problems.push_back(
+        "moe.router.drop_policy = \"random\": locmoe_plus drops by affinity; remove the setting");
+  }
   check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe_plus.output_weight", options.output_weight,
                {"chosen", "probability"});

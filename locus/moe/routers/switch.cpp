@@ -54,7 +54,7 @@ class SwitchRouter final : public Router {
     if (!replay) add_requested(requested_E, requested_T1, context_.num_experts);
     add_losses(config_,
                {logits_TE, probability_TE, requested_T1, requested_E, tokens.num_sequences,
-                context_.pool, is_observed},
+                context_.pool, is_observed && !replay},
                routing);
     return routing;
   }

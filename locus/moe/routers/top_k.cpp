@@ -79,7 +79,7 @@ class TopKRouter final : public Router {
     if (!replay) add_requested(requested_E, requested_TK, context_.num_experts);
     add_losses(config_,
                {logits_TE, probability_TE, requested_TK, requested_E, tokens.num_sequences,
-                context_.pool, is_observed},
+                context_.pool, is_observed && !replay},
                routing);
     return routing;
   }

@@ -267,6 +267,10 @@
       {title: 'Pull of the balance loss', unit: 'gradient norm', format: formatNumber, log: true}
     ],
     [
+      'z_gradient_norm',
+      {title: 'Pull of the z-loss', unit: 'gradient norm', format: formatNumber, log: true}
+    ],
+    [
       'locality_gradient_norm',
       {title: 'Pull of the locality loss', unit: 'gradient norm', format: formatNumber, log: true}
     ],
