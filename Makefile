@@ -18,7 +18,7 @@ program: $(BUILD)/build.ninja ## build the program alone, build/locus (default)
 build: $(BUILD)/build.ninja ## build everything, the tests too
 	@cmake --build $(BUILD) -j $(JOBS)
 
-demo: ## everything: corpus, training (about 4 minutes), evaluation, samples, report
+demo: ## everything: corpus, training (about 5 minutes), evaluation, samples, report
 	@tools/demo.sh
 
 test: build test-packages ## build and run all tests

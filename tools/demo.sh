@@ -94,7 +94,7 @@ Locus demo: a mixture-of-experts language model from raw text to a report on thi
   1 set-up    installs what is missing        under a second, or 1 to 6 minutes the first time
   2 build     compiles build/locus            about $minutes minutes the first time
   3 corpus    tokenises text of this machine  half a minute the first time
-  4 training  a small LocMoE GPT, two ranks   about 4 minutes
+  4 training  a small LocMoE GPT, two ranks   about 5 minutes
   5 to 7      perplexity, samples, report     half a minute
 TEXT
   phase "1/7 set-up: packages and libtorch"

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <optional>
 #include <set>
 
 #include "locus/base/format.h"
@@ -14,40 +16,71 @@ namespace {
 // More nodes than these make no table that anyone reads.
 constexpr size_t kMaxNodes = 16;
 
-// A run whose experts are on several nodes, in the last step that all layers have told about.
+// One step has whichever domains it has: means of some.
+constexpr size_t kSteps = 10;
+
+// A run whose experts are on several nodes.
 struct Located {
   const RunData* run;
   std::string label;
-  ExchangeStep step;
+  ExchangePoint mean;  // of the last logged steps, all layers
+  int64_t first_step = 0, num_steps = 0;
 };
+
+void set_mean(const std::vector<ExchangeStep>& steps, Located& one) {
+  const size_t count = std::min(kSteps, steps.size());
+  one.first_step = steps[steps.size() - count].step;
+  one.num_steps = static_cast<int64_t>(count);
+  one.mean = ExchangePoint{.step = steps.back().step};
+  for (const auto member : {&ExchangePoint::inter_bytes, &ExchangePoint::flat_inter_bytes,
+                            &ExchangePoint::assigned_bytes}) {
+    one.mean.*member = 0;
+    for (size_t i = steps.size() - count; i < steps.size(); ++i) {
+      one.mean.*member += steps[i].*member / static_cast<double>(count);
+    }
+  }
+  one.mean.on_node = 1 - one.mean.flat_inter_bytes / one.mean.assigned_bytes;
+}
 
 std::vector<Located> located_runs(const std::vector<RunData>& runs,
                                   const std::vector<std::string>& labels) {
   std::vector<Located> found;
   for (size_t i = 0; i < runs.size(); ++i) {
     const std::vector<ExchangeStep> steps = sum_over_layers(runs[i]);
-    if (steps.empty() || !std::isfinite(steps.back().on_node)) continue;
+    if (steps.empty()) continue;
+    Located one{&runs[i], labels[i], {}};
+    set_mean(steps, one);
+    if (!std::isfinite(one.mean.on_node)) continue;
     // Where all is on one node, every way stays there.
-    if (steps.back().flat_inter_bytes > 0 || !runs[i].placement.empty()) {
-      found.push_back({&runs[i], labels[i], steps.back()});
-    }
+    if (one.mean.flat_inter_bytes > 0 || !runs[i].placement.empty()) found.push_back(one);
   }
   return found;
 }
 
-// What was expected of the placement of sequences in this step or before it; null: nothing.
-const PlacementPoint* expectation(const RunData& run, int64_t step) {
-  const PlacementPoint* found = nullptr;
-  for (const PlacementPoint& point : run.placement) {
-    if (point.step <= step) found = &point;
+// What was expected of the placement of sequences in those steps, or at last before them; nothing
+// where sequences stay.
+std::optional<PlacementPoint> expectation(const Located& one) {
+  std::vector<PlacementPoint> points;
+  for (const PlacementPoint& point : one.run->placement) {
+    if (point.step > one.mean.step) break;
+    if (!points.empty() && points.front().step < one.first_step) points.clear();
+    points.push_back(point);
   }
-  return found;
+  if (points.empty()) return std::nullopt;
+  PlacementPoint mean{one.mean.step, 0, 0};
+  for (const PlacementPoint& point : points) {
+    mean.expected_on_node += point.expected_on_node / static_cast<double>(points.size());
+    mean.unplaced_on_node += point.unplaced_on_node / static_cast<double>(points.size());
+  }
+  return mean;
 }
 
 std::string words_of(const Located& one) {
-  std::string words =
-      format("In step {}, {} of the tokens' ways to experts stayed on their node.",
-             human_integer(static_cast<double>(one.step.step)), human_percent(one.step.on_node));
+  std::string words = format(
+      "In the last {} that were logged, up to step {}, {} of the tokens' ways to experts "
+      "stayed on their node.",
+      counted(static_cast<double>(one.num_steps), "step"),
+      human_integer(static_cast<double>(one.mean.step)), human_percent(one.mean.on_node));
   double moved = 0, saved = 0;
   for (const auto& [layer, points] : one.run->migration) {
     for (const MigrationPoint& point : points) {
@@ -65,7 +98,7 @@ std::string words_of(const Located& one) {
 // One measure after another: what would go between nodes with it, and what it takes off the line
 // above.
 std::string make_measures(const Located& one) {
-  const double all = one.step.assigned_bytes;
+  const double all = one.mean.assigned_bytes;
   std::string html =
       "<div class=\"scroll\"><table class=\"figures\"><thead><tr><th scope=\"col\">Measure</th>"
       "<th scope=\"col\">Between nodes</th><th scope=\"col\">Of all ways</th>"
@@ -78,17 +111,17 @@ std::string make_measures(const Located& one) {
     above = bytes;
   };
   add("none: every way leads to another node", "the most possible", all);
-  if (const PlacementPoint* point = expectation(*one.run, one.step.step)) {
+  if (const std::optional<PlacementPoint> point = expectation(one)) {
     add("experts where they are", "expected", all * (1 - point->unplaced_on_node));
     add("sequences placed near their experts", "expected", all * (1 - point->expected_on_node));
-    add("the same", "observed", one.step.flat_inter_bytes);
+    add("the same", "observed", one.mean.flat_inter_bytes);
   } else {
-    add("experts where they are", "observed", one.step.flat_inter_bytes);
+    add("experts where they are", "observed", one.mean.flat_inter_bytes);
   }
   const auto& [number, layer] = *one.run->exchange.begin();
   const std::string type = layer.last ? escape_html(layer.last->type) : "";
-  if (one.step.inter_bytes != one.step.flat_inter_bytes) {
-    add("the exchange" + (type.empty() ? "" : " (" + type + ")"), "observed", one.step.inter_bytes);
+  if (one.mean.inter_bytes != one.mean.flat_inter_bytes) {
+    add("the exchange" + (type.empty() ? "" : " (" + type + ")"), "observed", one.mean.inter_bytes);
   }
   return html + "</tbody></table></div>";
 }
@@ -135,13 +168,11 @@ std::string make_node_table(const RunData& run) {
 }
 
 constexpr const char* kTerms =
-    "<p class=\"fine\">A way: one token to one of its experts. Bytes are of one step, all layers, "
-    "there and back, forward and backward, a row for every way, but for the exchange's own. "
-    "Expected: by what each domain's tokens used before, mean since the "
-    "last such line, so that the step itself may have more or less. First and last: of the steps "
-    "that were "
-    "logged. Between nodes: rows that ranks send each other, those that they pass on "
-    "included.</p>";
+    "<p class=\"fine\">A way: one token to one of its experts. Bytes are of one step, a mean of "
+    "those, "
+    "all layers, there and back, forward and backward, a row for every way, but for the exchange's "
+    "own. Expected: by what each domain's tokens used before. Stayed, first and last: of the steps "
+    "that were logged. By node: rows of the last one, those that ranks pass on included.</p>";
 
 }  // namespace
 

@@ -237,13 +237,14 @@ TEST(HtmlReport, SaysHowManyWaysStayedOnTheNodeAndWhatEachMeasureSaved) {
     }
   }
   EXPECT_EQ(data.exchange.size(), 4u);
-  data.placement = {{10, 0.5, 0.25}, {20, 0.7, 0.25}};
+  data.placement = {{10, 0.5, 0.25}, {1182, 0.6, 0.25}, {1200, 0.8, 0.25}, {1300, 0, 0}};
   data.migration[1] = {{20, 3, 0, 1e6, 1e5}, {40, 0, 2, 1e4, 1e5}};
   const std::string page = make_html_report({data});
   EXPECT_EQ(count(page, "id=\"locality\""), 1u);
   EXPECT_EQ(count(page, "href=\"#locality\""), 1u);
   for (const char* part :
-       {"75.0 % of the tokens' ways to experts stayed on their node. Experts changed ranks 3 "
+       {"up to step 1,200, 75.0 % of the tokens' ways to experts stayed on their node. Experts "
+        "changed ranks 3 "
         "times, "
         "to save 1.01 MB between nodes.",
         "the most possible</span></th><td>16.0 MB</td><td>100 %</td><td></td>",

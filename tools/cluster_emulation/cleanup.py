@@ -25,10 +25,14 @@ def start_time(pid):
 
 
 def cgroup_parents():
+    """Each once, though its hierarchy may be mounted in several places (below a container's root, say)."""
+    found = {}
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         root, kind = line.split()[1:3]
         if kind in ("cgroup", "cgroup2"):
-            yield from pathlib.Path(root).glob("locus-[0-9]*")
+            for path in pathlib.Path(root).glob("locus-[0-9]*"):
+                found.setdefault(identity(path), path)
+    return list(found.values())
 
 
 def traces_of(pid):
