@@ -106,8 +106,8 @@ TEST_P(MoeLayerWithRouter, ReplaysItsRoutingWithoutStatistics) {
   EXPECT_EQ(layer->take_stats().num_batches, 0) << "nobody asked for these";
 }
 
-TEST_P(MoeLayerWithRouter, HasTheGradientsOfTheFiniteDifferences) {
-  const auto layer = make(GetParam());
+// Of all parameters and the input, at the experts of a first pass.
+void expect_gradients_of_finite_differences(const std::shared_ptr<MoeLayer>& layer) {
   const at::Tensor x = test::random_leaf({kTokens, kHidden}, 3),
                    probe = random_tensor({kTokens, kHidden}, 4);
   const Assignment routed = layer->forward(x, tokens_of(kTokens)).assignment;
@@ -120,6 +120,10 @@ TEST_P(MoeLayerWithRouter, HasTheGradientsOfTheFiniteDifferences) {
         return (out.y_TD * probe).sum() + 7 * out.aux_loss;
       },
       1e-6, 30);
+}
+
+TEST_P(MoeLayerWithRouter, HasTheGradientsOfTheFiniteDifferences) {
+  expect_gradients_of_finite_differences(make(GetParam()));
 }
 
 TEST_P(MoeLayerWithRouter, TakesNoTokens) {
@@ -188,15 +192,7 @@ TEST(MoeLayer, LetsTheSharedExpertComputeWhatNobodyTookAlone) {
 }
 
 TEST(MoeLayer, HasTheGradientsOfASharedExpertOfTheUnclaimed) {
-  const auto layer = make("switch", {.scope = "unclaimed"}, "jitter = 0", 0.5);
-  const at::Tensor x = test::random_leaf({kTokens, kHidden}, 3),
-                   probe = random_tensor({kTokens, kHidden}, 4);
-  const Assignment routed = layer->forward(x, tokens_of(kTokens)).assignment;
-  std::vector<at::Tensor> leaves = layer->parameters();
-  leaves.push_back(x);
-  test::expect_gradients(
-      leaves, [&] { return (layer->forward(x, tokens_of(kTokens), &routed).y_TD * probe).sum(); },
-      1e-6, 30);
+  expect_gradients_of_finite_differences(make("switch", {.scope = "unclaimed"}, "jitter = 0", 0.5));
 }
 
 // Switch drops the least certain in training, and nobody in evaluation.
