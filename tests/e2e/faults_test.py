@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 
@@ -26,6 +27,8 @@ PROGRAMS = ("locus-compute", "fault_probe")
 RANKS = 4
 SEQUENCES = 8
 DEADLINE_S = 10
+# Tests wait for deadlines most of their time.
+SIDE_BY_SIDE = 5
 # Beyond the deadline: to find out who is to blame and to end, on cores that are shared.
 AFTER_S = 20
 # Between two reports of a rank about itself (comm/watchdog.cpp).
@@ -298,7 +301,7 @@ class Test:
         self.program, self.probe, self.kills = args.program, args.probe, args.kills
         self.folder, self.name, self.launch = folder, name, launch
         self.draw = random.Random(args.seed)
-        self.wholes = {}
+        self.wholes, self.lock = {}, threading.Lock()
 
     def say(self, text):
         print(f"{self.name}: {text}", flush=True)
@@ -309,7 +312,7 @@ class Test:
 
     def wrapper(self, rank, command):
         """In place of the program: one that runs a command first on this rank."""
-        path = self.folder / "wrapper.sh"
+        path = self.folder / f"wrapper-{uuid.uuid4()}.sh"
         path.write_text(f'#!/bin/sh\nif [ "${{RANK:-$OMPI_COMM_WORLD_RANK}}" = {rank} ]; then {command}; fi\n'
                         f'exec {self.program} "$@"\n')
         path.chmod(0o755)
@@ -321,15 +324,17 @@ class Test:
 
     def whole(self, steps):
         """The last step and loss of the undisturbed run."""
-        if steps not in self.wholes:
-            with self.start(f"whole{steps}", {"train.max_steps": steps}) as run:
-                assert run.end(300)[0] == 0, run.stderr()
-            self.wholes[steps] = final_loss(run.run)
-        return self.wholes[steps]
+        with self.lock:
+            if steps not in self.wholes:
+                with self.start(f"whole{steps}", {"train.max_steps": steps}) as run:
+                    assert run.end(300)[0] == 0, run.stderr()
+                self.wholes[steps] = final_loss(run.run)
+            return self.wholes[steps]
 
 
-TESTS = (test_ranks_that_do_not_do_the_same, test_rank_that_never_starts, test_stopped_rank, test_different_settings,
-         test_terminated_rank, test_killed_ranks_under_torchrun, test_requeued_slurm_job)
+# The longest first.
+TESTS = (test_ranks_that_do_not_do_the_same, test_terminated_rank, test_killed_ranks_under_torchrun,
+         test_requeued_slurm_job, test_different_settings, test_stopped_rank, test_rank_that_never_starts)
 
 
 def main():
@@ -344,25 +349,27 @@ def main():
     if not found:
         print("skipped: there is neither torchrun nor Open MPI's mpirun")
         return 77
-    # Side by side: they wait for deadlines most of the time.
-    with concurrent.futures.ThreadPoolExecutor(len(found)) as pool:
-        running = [pool.submit(run_tests, args, name, launch, is_first=number == 0)
-                   for number, (name, launch) in enumerate(found)]
+    with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        folder = pathlib.Path(scratch) / "corpus"
+        folder.mkdir()
+        corpus.make(args.program, folder)
+        corpus.locus(args.program, "prepare", "--output", "other", "--tokenizer", "data/tokenizer.model",
+                     "--split-seed", "2", "--valid-share", "0.1", "--test-share", "0.1", "text.jsonl", cwd=folder)
+        launched = []
+        for number, (name, launch) in enumerate(found):
+            own = folder.with_name(name)
+            shutil.copytree(folder, own)
+            launched.append(Test(args, own, name, launch, is_first=number == 0))
+        running = [pool.submit(run_test, one, test) for one in TESTS if args.only in one.__name__ for test in launched]
         for one in concurrent.futures.as_completed(running):
             one.result()
     return 0
 
 
-def run_tests(args, name, launch, is_first):
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = corpus.make(args.program, scratch)
-        corpus.locus(args.program, "prepare", "--output", "other", "--tokenizer", "data/tokenizer.model",
-                     "--split-seed", "2", "--valid-share", "0.1", "--test-share", "0.1", "text.jsonl", cwd=folder)
-        test = Test(args, folder, name, launch, is_first)
-        for one in TESTS:
-            if args.only in one.__name__:
-                one(test)
-                print(f"{one.__name__} under {name}: ok", flush=True)
+def run_test(one, test):
+    begin = time.monotonic()
+    one(test)
+    test.say(f"{one.__name__}: ok, {time.monotonic() - begin:.0f} s")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ checkpoints that every layout reads, and one message where something is wrong.
 
     ranks_test.py build/locus
 """
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import corpus
 import launchers
@@ -148,19 +150,26 @@ def test_one_message_of_what_is_wrong(train, scratch, name, launch):
     assert taken.returncode != 0 and taken.stderr.count("locus: error") == 1, taken.stderr[-2000:]
 
 
+def run_tests(name, launch):
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
+        train = Training(scratch)
+        for test in (test_losses, test_any_layout_resumes_any_other, test_placed_sequences, test_moving_experts,
+                     test_one_message_of_what_is_wrong):
+            begin = time.monotonic()
+            test(train, scratch, name, launch)
+            print(f"{test.__name__} under {name}: ok, {time.monotonic() - begin:.0f} s", flush=True)
+
+
 def main():
     found = list(launchers.found())
     if not found:
         print("skipped: there is neither torchrun nor Open MPI's mpirun")
         return 77
-    for name, launch in found:
-        with tempfile.TemporaryDirectory() as folder:
-            scratch = pathlib.Path(folder)
-            train = Training(scratch)
-            for test in (test_losses, test_any_layout_resumes_any_other, test_placed_sequences, test_moving_experts,
-                         test_one_message_of_what_is_wrong):
-                test(train, scratch, name, launch)
-                print(f"{test.__name__} under {name}: ok", flush=True)
+    # Side by side: launchers and ranks start for as long as they train.
+    with concurrent.futures.ThreadPoolExecutor(len(found)) as pool:
+        for one in [pool.submit(run_tests, *launcher) for launcher in found]:
+            one.result()
     print("passed under " + " and ".join(name for name, _ in found))
     return 0
 

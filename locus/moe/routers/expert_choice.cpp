@@ -157,7 +157,7 @@ std::vector<std::string> validate_expert_choice(const RouterConfig& config, int6
                                                 const OptionSet& options) {
   std::vector<std::string> problems = common_problems(config, num_experts);
   if (config.drop_policy == "random") {
-    problems.push_back(
+    problems.emplace_back(
         "moe.router.drop_policy = \"random\": expert_choice drops by score; remove the setting");
   }
   if (config.capacity_factor > static_cast<double>(num_experts)) {
