@@ -15,7 +15,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import bench  # noqa: E402: the tree first
 
-THEMES = ("start", "moe_layer", "gate", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint")
+THEMES = ("start", "moe_layer", "gate", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint",
+          "placement")
 # Of many ranks: run only when named, so that all the others together stay within their time.
 NAMED_THEMES = ("exchange", "cluster")
 PEERS = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors")

@@ -44,6 +44,7 @@ class Steps:
     exchange: dict[str, list[float]]  # of all layers together; empty: no exchange
     chosen: str = ""  # exchange and parts
     parameters: int = 0
+    peak_rss_bytes: int = 0  # of the rank that needed most; 0: a program that does not tell it
 
     @property
     def step_s(self) -> float:
@@ -77,8 +78,9 @@ def read_steps(metrics: pathlib.Path, warmup: int = WARMUP_STEPS) -> Steps:
     if not trained:
         raise RuntimeError(f"{metrics} has no step after the first {warmup}")
     parameters = next(line["parameters"] for line in lines if line["kind"] == "run")
+    peak = next((line["peak_rss_bytes"] for line in lines if "peak_rss_bytes" in line), 0)
     return Steps([line["step_time_s"] for line in trained], [line.get("time_reduce_s", 0.0) for line in trained],
-                 exchange, chosen, parameters)
+                 exchange, chosen, parameters, peak)
 
 
 def parts_text(chunks: int) -> str:

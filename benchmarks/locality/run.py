@@ -20,7 +20,7 @@ from benchmarks.learning.runs import Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
 from benchmarks.locality.variants import ALONE, FRONTIER, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
 
-PARTS = ("learning", "frontier", "steps", "alone")
+PARTS = ("learning", "frontier", "steps", "alone", "wall_time")
 COMMAND = "make bench-locality"
 
 
@@ -65,6 +65,27 @@ def frontier_rows(harness: bench.Bench, records, seed: int, num_steps: int) -> l
     return out
 
 
+def wall_time_rows(harness: bench.Bench, trainings: Trainings, found: dict, link: str,
+                   arguments: argparse.Namespace) -> list[dict]:
+    """Losses in equal time on the cluster: Switch and Hash train anew, with a schedule of as many steps as they take
+    in the time of ours."""
+    out = []
+    for ours in MAIN[2:]:
+        for other in MAIN[:2]:
+            num = round(arguments.steps * steps.median_step(found[link, ours.name]) /
+                        steps.median_step(found[link, other.name]))
+            records = learning.train(trainings, (other,), arguments.seeds, num, arguments.jobs)
+
+            def losses(variant, num_steps: int) -> list[float]:
+                return [records.find(learning.run_of(variant, seed, num_steps))["loss"] for seed in arguments.seeds]
+
+            out.append(harness.row(
+                f"links ({link}), loss in equal time: {ours.name}, {arguments.steps} steps, and {other.name}, {num}",
+                losses(ours, arguments.steps), "nats per token", f"{other.name}, {num} steps", losses(other, num),
+                {"at_most": 1.0}, command=COMMAND, seeds=arguments.seeds))
+    return out
+
+
 def markdown(rows: list[dict]) -> str:
     lines = ["| | value | against | ratio (quartiles) | goal | |", "| --- " * 6 + "|"]
     for row in rows:
@@ -88,11 +109,59 @@ def write_page(rows: list[dict], about: str) -> None:
     page.write_text(f"{head}\n{about}\n\n{markdown(rows)}\n{tail}", encoding="utf-8")
 
 
+class Experiment:
+    """Its parts, each a method that gives rows; those on the cluster raise Skipped where there can be none."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+        self.trainings = Trainings(str(arguments.build), learning.CONFIG, learning.WORK / "domains")
+        self.trainings.prepare(pathlib.Path(arguments.data))
+        self.harness = bench.Bench("locality", arguments.build.resolve(), sys.executable)
+
+    def train(self, variants: tuple, seeds: list[int]):
+        return learning.train(self.trainings, variants, seeds, self.arguments.steps, self.arguments.jobs)
+
+    def learning(self) -> list[dict]:
+        variants, seeds = (*MAIN, LOCMOE_ONE_LEVEL), self.arguments.seeds
+        return loss_rows(self.harness, self.train(variants, seeds), variants, seeds, self.arguments.steps)
+
+    def frontier(self) -> list[dict]:
+        variants = tuple(variant for one in FRONTIER.values() for variant in one)
+        seed = self.arguments.seeds[0]
+        return frontier_rows(self.harness, self.train(variants, [seed]), seed, self.arguments.steps)
+
+    def measure(self, part: str, variants: tuple, links: list[str]):
+        """Times that are compared are measured in turns: what other parts have measured does not count."""
+        require_cluster(self.harness)
+        measured = Measurements(self.harness, f"locality-{part}")
+        on = steps.Cluster(self.harness, measured, str(self.trainings.data), self.arguments.steps,
+                           self.arguments.seeds[0])
+        rates = {"fixed": self.arguments.mbit} if self.arguments.mbit else on.find_rates(links)
+        return measured, steps.measure(on, variants, rates, self.arguments.rounds), rates
+
+    def steps(self) -> list[dict]:
+        measured, found, rates = self.measure("steps", MAIN, self.arguments.links)
+        link = next(iter(rates))
+        rows = steps.byte_rows(measured, found, link, MAIN) + steps.memory_rows(measured, found, link, MAIN)
+        for one in rates:
+            rows += steps.rows(measured, found, one, MAIN, rates)
+        return rows + steps.best_row(measured, found, rates)
+
+    def alone(self) -> list[dict]:
+        measured, found, rates = self.measure("alone", (SWITCH, *ALONE), ["b"])
+        link = next(iter(rates))
+        return steps.byte_rows(measured, found, link, ALONE) + steps.rows(measured, found, link, ALONE, rates)
+
+    def wall_time(self) -> list[dict]:
+        _, found, rates = self.measure("steps", MAIN, ["b"])  # the same measurements
+        return wall_time_rows(self.harness, self.trainings, found, next(iter(rates)), self.arguments)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
     parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
-    parser.add_argument("--steps", type=int, default=1500, help="of a training, 4,096 tokens each")
+    parser.add_argument("--steps", type=int, default=600, help="of a training, 4,096 tokens each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
     parser.add_argument("--mbit", type=float, help="rate of the links, instead of searching for those of --links")
@@ -103,48 +172,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not pathlib.Path(arguments.data).exists():
         raise SystemExit(f"skipped: {arguments.data} is not there; name another JSONL file with domains by --data")
-    trainings = Trainings(str(arguments.build), learning.CONFIG, learning.WORK / "domains")
-    trainings.prepare(pathlib.Path(arguments.data))
-    harness = bench.Bench("locality", arguments.build.resolve(), sys.executable)
+    experiment = Experiment(arguments)
     kept = bench.read_rows().get("locality", [])
     out = []
     for part in PARTS:
-        if part not in arguments.parts:
-            out += [row for row in kept if row["part"] == part and row["machine"] == bench.machine()]
-            continue
-        measured = Measurements(harness, f"locality-{part}")
-        if part == "learning":
-            variants = (*MAIN, LOCMOE_ONE_LEVEL)
-            records = learning.train(trainings, variants, arguments.seeds, arguments.steps, arguments.jobs)
-            out += [row | {"part": part} for row in loss_rows(harness, records, variants, arguments.seeds,
-                                                              arguments.steps)]
-            continue
-        if part == "frontier":
-            variants = tuple(variant for one in FRONTIER.values() for variant in one)
-            records = learning.train(trainings, variants, arguments.seeds[:1], arguments.steps, arguments.jobs)
-            out += [row | {"part": part} for row in frontier_rows(harness, records, arguments.seeds[0], arguments.steps)]
-            continue
-        try:
-            require_cluster(harness)
-        except Skipped as reason:
-            bench.note(f"skipped: {part} ({reason})")
-            out += [row for row in kept if row["part"] == part and row["machine"] == bench.machine()]
-            continue
-        on = steps.Cluster(harness, measured, str(trainings.data), arguments.steps, arguments.seeds[0])
-        if part == "steps":
-            rates = {"fixed": arguments.mbit} if arguments.mbit else on.find_rates(arguments.links)
-            found = steps.measure(on, MAIN, rates, arguments.rounds)
-            rows = steps.byte_rows(measured, found, next(iter(rates)), MAIN)
-            for link in rates:
-                rows += steps.rows(measured, found, link, MAIN, rates)
-            out += [row | {"part": part} for row in rows]
-        else:
-            rates = {"fixed": arguments.mbit} if arguments.mbit else on.find_rates(["b"])
-            link = next(iter(rates))
-            found = steps.measure(on, (SWITCH, *ALONE), rates, arguments.rounds)
-            rows = (steps.byte_rows(measured, found, link, ALONE) +
-                    steps.rows(measured, found, link, ALONE, rates))
-            out += [row | {"part": part} for row in rows]
+        rows = [row for row in kept if row["part"] == part and row["machine"] == bench.machine()]
+        if part in arguments.parts:
+            try:
+                rows = [row | {"part": part} for row in getattr(experiment, part)()]
+            except Skipped as reason:
+                bench.note(f"skipped: {part} ({reason})")
+        out += rows
     bench.write_rows("locality", out)
     seeds = "one seed" if len(arguments.seeds) == 1 else f"{len(arguments.seeds)} seeds"
     write_page(out, f"After {arguments.steps} steps of 4,096 tokens, {seeds}, on {pathlib.Path(arguments.data).name}; "

@@ -28,6 +28,7 @@ class Variant:
 FLAT = {"parallel.exchange.type": "flat", "parallel.exchange.chunks": 1}
 AUTO = {"parallel.exchange.type": "auto", "parallel.exchange.chunks": 0}
 PLACED = {"parallel.place_sequences": True}
+MOVED = {"parallel.place_experts_interval": 6}  # before the first step that counts
 BY_DOMAIN = {"moe.num_domain_groups": NUM_NODES}
 
 SWITCH = Variant("switch", {"moe.router.type": "switch"}, FLAT)
@@ -46,8 +47,13 @@ MAIN = (SWITCH, HASH, LOCMOE, LOCMOE_PLUS)
 # One measure at a time, added to Switch or taken from LocMoE.
 ALONE = (
     dataclasses.replace(SWITCH, name="switch, sequences placed", links=FLAT | PLACED, trained_as="switch"),
+    dataclasses.replace(SWITCH, name="switch, sequences and experts placed", links=FLAT | PLACED | MOVED,
+                        trained_as="switch"),
     dataclasses.replace(SWITCH, name="switch, auto exchange", links=AUTO, trained_as="switch"),
     dataclasses.replace(LOCMOE, name="locmoe, sequences as they come", links=AUTO, trained_as="locmoe"),
+    dataclasses.replace(LOCMOE, name="locmoe, experts placed, too", links=AUTO | PLACED | MOVED, trained_as="locmoe"),
+    dataclasses.replace(LOCMOE, name="locmoe, no overlap", links=AUTO | PLACED | {"parallel.exchange.chunks": 1},
+                        trained_as="locmoe"),
     dataclasses.replace(LOCMOE, name="locmoe, flat exchange", links=FLAT | PLACED, trained_as="locmoe"),
     LOCMOE_ONE_LEVEL,
 )

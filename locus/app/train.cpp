@@ -53,6 +53,13 @@ train::MetricObject scores(const eval::Score& score) {
           {"tokens", score.tokens}};
 }
 
+// Of the rank that needed most.
+int64_t peak_resident_bytes(const comm::ParallelContext& parallel) {
+  at::Tensor peaks = at::zeros({parallel.world_size}, at::kLong);
+  peaks[parallel.rank] = train::peak_resident_bytes();
+  return comm::sum_over(parallel.world.get(), peaks).max().item<int64_t>();
+}
+
 // What was found out before anything was built.
 struct Speed {
   double peak_flops = 0;  // of all ranks, measured at once: what they share they share here, too
@@ -372,7 +379,8 @@ void TrainSession::run(std::ostream& out) {
             .set("reason", outcome.reason)
             .set("loss", outcome.loss)
             .set("wall_s", outcome.wall_s)
-            .set("tokens", outcome.state.tokens));
+            .set("tokens", outcome.state.tokens)
+            .set("peak_rss_bytes", peak_resident_bytes(parallel_)));
   if (outcome.state.step == state_.step) {
     log::warning("nothing was trained: the run is at step {}, train.max_steps = {}",
                  outcome.state.step, config_.train.max_steps);

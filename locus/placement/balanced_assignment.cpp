@@ -25,7 +25,8 @@ class Assignment {
         room_(room_K.begin(), room_K.end()),
         num_places_(room_.size()),
         place_(cost_NK.size() / std::max<size_t>(1, num_places_)),
-        movers_(num_places_ * num_places_) {
+        movers_(num_places_ * num_places_),
+        least_cost_(num_places_ * num_places_, kInfinity) {
     for (const double cost : cost_NK) rounding_ = std::max(rounding_, 1e-12 * std::abs(cost));
   }
 
@@ -62,18 +63,26 @@ class Assignment {
   void put(size_t item, size_t place) {
     place_[item] = place;
     for (size_t other = 0; other < num_places_; ++other) {
-      if (other != place) heap(place, other).push({cost(item, other) - cost(item, place), item});
+      if (other == place) continue;
+      const double more = cost(item, other) - cost(item, place);
+      heap(place, other).push({more, item});
+      double& least = least_cost_[place * num_places_ + other];
+      least = std::min(least, more);
+    }
+  }
+
+  void move(size_t item, size_t place) {
+    const size_t from = place_[item];
+    put(item, place);
+    for (size_t other = 0; other < num_places_; ++other) {
+      if (other == from) continue;
+      Heap& movers = heap(from, other);
+      while (!movers.empty() && place_[movers.top().item] != from) movers.pop();
+      least_cost_[from * num_places_ + other] = movers.empty() ? kInfinity : movers.top().cost;
     }
   }
 
   Heap& heap(size_t from, size_t to) { return movers_[from * num_places_ + to]; }
-
-  // The item of `from` that moves to `to` at the least cost; null where `from` is empty.
-  const Mover* cheapest(size_t from, size_t to) {
-    Heap& movers = heap(from, to);
-    while (!movers.empty() && place_[movers.top().item] != from) movers.pop();
-    return movers.empty() ? nullptr : &movers.top();
-  }
 
   void place_by_chain(size_t item) {
     std::vector<double> distance(num_places_);
@@ -81,17 +90,19 @@ class Assignment {
     for (size_t k = 0; k < num_places_; ++k) distance[k] = cost(item, k);
     // Bellman and Ford: a move may gain. No cycle does, since what is placed is placed best; what
     // rounding makes of a cycle without gain must not send us round.
+    std::vector<char> is_new(num_places_, 1);  // nearer since its moves were last looked at
     bool changed = true;
     for (size_t round = 0; changed && round < num_places_; ++round) {
       changed = false;
       for (size_t from = 0; from < num_places_; ++from) {
+        if (!std::exchange(is_new[from], 0)) continue;
+        const double* least_cost = least_cost_.data() + from * num_places_;
         for (size_t to = 0; to < num_places_; ++to) {
-          const Mover* mover = from == to ? nullptr : cheapest(from, to);
-          if (mover == nullptr) continue;
-          const double through = distance[from] + mover->cost;
+          const double through = distance[from] + least_cost[to];
           if (through >= distance[to] - rounding_) continue;
           distance[to] = through;
           before[to] = from;
+          is_new[to] = 1;
           changed = true;
         }
       }
@@ -106,8 +117,7 @@ class Assignment {
     for (size_t length = 0; before[to] != num_places_; ++length) {
       LOCUS_CHECK(length < num_places_, "a chain of moves that ends in itself");
       const size_t from = before[to];
-      const size_t moved = cheapest(from, to)->item;
-      put(moved, to);
+      move(heap(from, to).top().item, to);
       to = from;
     }
     put(item, to);
@@ -116,9 +126,10 @@ class Assignment {
   std::span<const double> cost_;
   std::vector<int64_t> room_;  // that is left
   size_t num_places_;
-  double rounding_ = 1e-300;   // what two sums of costs may differ by and be equal
-  std::vector<size_t> place_;  // of each item so far
-  std::vector<Heap> movers_;   // [from, to]; entries of items that have moved on are void
+  double rounding_ = 1e-300;        // what two sums of costs may differ by and be equal
+  std::vector<size_t> place_;       // of each item so far
+  std::vector<Heap> movers_;        // [from, to]; below the top, those that have moved on are void
+  std::vector<double> least_cost_;  // [from, to]: of the top; infinite where nobody can move
 };
 
 }  // namespace

@@ -45,12 +45,16 @@ std::vector<std::vector<int64_t>> shared_out(const std::vector<int64_t>& sequenc
                                              const TokensByDomain& tokens_NG, const Table& share_GX,
                                              const std::vector<int64_t>& columns,
                                              const std::vector<int64_t>& room) {
-  std::vector<double> cost;
-  cost.reserve(sequences.size() * columns.size());
-  for (const int64_t sequence : sequences) {
-    for (const int64_t column : columns) {
-      cost.push_back(-value_of(tokens_NG[static_cast<size_t>(sequence)], share_GX,
-                               static_cast<size_t>(column)));
+  std::vector<double> cost(sequences.size() * columns.size());
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    double* cost_of = cost.data() + i * columns.size();
+    const std::vector<int64_t>& tokens_G = tokens_NG[static_cast<size_t>(sequences[i])];
+    for (size_t g = 0; g < share_GX.size() && g < tokens_G.size(); ++g) {
+      if (tokens_G[g] == 0) continue;  // of most domains a sequence has nothing
+      const auto tokens = static_cast<double>(tokens_G[g]);
+      for (size_t k = 0; k < columns.size(); ++k) {
+        cost_of[k] -= tokens * share_GX[g][static_cast<size_t>(columns[k])];
+      }
     }
   }
   const std::vector<int64_t> place = balanced_assignment(cost, room);

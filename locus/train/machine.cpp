@@ -40,4 +40,16 @@ int64_t resident_bytes() {
   return fields == 2 ? resident * ::sysconf(_SC_PAGESIZE) : 0;
 }
 
+int64_t peak_resident_bytes() {
+  // Not getrusage: its peak is also that of the launcher whose place this program took.
+  std::FILE* file = std::fopen("/proc/self/status", "r");
+  if (file == nullptr) return 0;
+  int64_t kib = 0;
+  for (char line[256]; std::fgets(line, sizeof line, file) != nullptr;) {
+    if (std::sscanf(line, "VmHWM: %ld kB", &kib) == 1) break;
+  }
+  std::fclose(file);
+  return kib * 1024;
+}
+
 }  // namespace locus::train

@@ -13,5 +13,7 @@ double measure_matmul_rate(at::ScalarType type, at::Device device);
 
 // Resident memory of this process, bytes.
 int64_t resident_bytes();
+// The most that it has ever been.
+int64_t peak_resident_bytes();
 
 }  // namespace locus::train
