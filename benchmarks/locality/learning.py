@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 from benchmarks.bench import ROOT
 from benchmarks.learning.runs import Records, Run, Trainings, options, train_all
@@ -16,8 +17,11 @@ RECORDS = pathlib.Path(__file__).with_name("runs.json")
 
 def run_of(variant: Variant, seed: int, steps: int) -> Run:
     settings = {"train.seed": seed, "train.max_steps": steps} | variant.model
-    name = variant.name.replace(", ", "-").replace(" ", "_")
-    return Run(variant.name, seed, steps, WORK / f"trained_{steps}" / f"{name}-{seed}", tuple(options(settings)))
+    return Run(variant.name, seed, steps, folder_of(variant.name, seed, steps), tuple(options(settings)))
+
+
+def folder_of(name: str, seed: int, steps: int) -> pathlib.Path:
+    return WORK / f"trained_{steps}" / f"{re.sub(r'[^a-z0-9.]+', '_', name.lower())}-{seed}"
 
 
 def record_of(run: Run) -> dict:

@@ -18,9 +18,9 @@ from benchmarks.cluster.measured import Measurements, Skipped, require_cluster  
 from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
-from benchmarks.locality.variants import ALONE, FRONTIER, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
+from benchmarks.locality.variants import ALONE, FRONTIER, GATES, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
 
-PARTS = ("learning", "frontier", "steps", "alone", "wall_time")
+PARTS = ("gate", "learning", "frontier", "steps", "alone", "wall_time")
 COMMAND = "make bench-locality"
 
 
@@ -118,8 +118,18 @@ class Experiment:
         self.trainings.prepare(pathlib.Path(arguments.data))
         self.harness = bench.Bench("locality", arguments.build.resolve(), sys.executable)
 
-    def train(self, variants: tuple, seeds: list[int]):
-        return learning.train(self.trainings, variants, seeds, self.arguments.steps, self.arguments.jobs)
+    def train(self, variants: tuple, seeds: list[int], num_steps: int | None = None):
+        return learning.train(self.trainings, variants, seeds, num_steps or self.arguments.steps, self.arguments.jobs)
+
+    def gate(self) -> list[dict]:
+        """Of one seed, and of fewer steps than the others."""
+        seed, num_steps = self.arguments.seeds[0], self.arguments.gate_steps
+        records = self.train(GATES, [seed], num_steps)
+        found = {variant.name: records.find(learning.run_of(variant, seed, num_steps)) for variant in GATES}
+        base = found[SWITCH.name]["loss"]
+        return [self.harness.row(f"validation loss after {num_steps} steps: {name}", [one["loss"]], "nats per token",
+                                 SWITCH.name, base, command=COMMAND, dropped_share=one["dropped_share"],
+                                 max_over_mean_load=one["max_over_mean_load"]) for name, one in found.items()]
 
     def learning(self) -> list[dict]:
         variants, seeds = (*MAIN, LOCMOE_ONE_LEVEL), self.arguments.seeds
@@ -162,6 +172,7 @@ def main() -> None:
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
     parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
     parser.add_argument("--steps", type=int, default=600, help="of a training, 4,096 tokens each")
+    parser.add_argument("--gate-steps", type=int, default=240, help="of a training of the part `gate`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
     parser.add_argument("--mbit", type=float, help="rate of the links, instead of searching for those of --links")

@@ -9,7 +9,7 @@ import statistics
 from benchmarks.bench import Bench, note
 from benchmarks.cluster import step_time
 from benchmarks.cluster.measured import NUM_RANKS, Measurements, Steps, cluster, measured_topology
-from benchmarks.locality.learning import CONFIG, run_of
+from benchmarks.locality.learning import CONFIG, folder_of
 from benchmarks.locality.variants import SWITCH, Variant
 
 SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
@@ -29,8 +29,7 @@ class Cluster:
         self.data, self.steps_trained, self.seed = data, steps_trained, seed
 
     def train(self, name: str, mbit: float | None, variant: Variant, topology: pathlib.Path | None = None) -> Steps:
-        weights = run_of(variant, self.seed, self.steps_trained).folder.with_name(
-            f"{variant.weights.replace(', ', '-').replace(' ', '_')}-{self.seed}")
+        weights = folder_of(variant.weights, self.seed, self.steps_trained)
         known = {"comm.topology": str(topology)} if topology and variant.chooses_exchange else {}
         settings = (variant.model | variant.at_the_end | variant.links | known | PER_RANK |
                     {"data.train": [self.data], "train.max_steps": WARMUP + STEPS,

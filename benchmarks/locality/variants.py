@@ -58,6 +58,28 @@ ALONE = (
     LOCMOE_ONE_LEVEL,
 )
 
+# How the pooled gate's values become probabilities and weights, and what balances them; one level, a shorter training.
+_WEIGHT, _TEMPERATURE, _BIAS = "moe.locmoe.output_weight", "moe.locmoe.temperature", "moe.locmoe.bias_update_rate"
+_NO_LOSS = {"moe.router.aux_loss_coeff": 0.0}
+
+
+def _gate(name: str, settings: dict) -> Variant:
+    return dataclasses.replace(LOCMOE_ONE_LEVEL, name=f"gate: {name}", model=LOCMOE_ONE_LEVEL.model | settings)
+
+
+GATES = (
+    SWITCH, HASH,
+    _gate("p at temperature 0.3 (the default)", {}),
+    _gate("p at temperature 1 (the paper's)", {_TEMPERATURE: 1.0}),
+    _gate("p at temperature 0.1", {_TEMPERATURE: 0.1}),
+    _gate("weight 1 at temperature 1", {_WEIGHT: "one", _TEMPERATURE: 1.0}),
+    _gate("weight 1 with p's gradient at temperature 1", {_WEIGHT: "straight_through", _TEMPERATURE: 1.0}),
+    _gate("p at temperature 0.3, loss-free bias", {_BIAS: 0.01} | _NO_LOSS),
+    _gate("p at temperature 0.3, no limit", {"moe.router.capacity_factor": 0.0}),
+    _gate("p at temperature 0.3, the paper's ReLU", {"moe.locmoe.relu": True}),
+    _gate("p at temperature 0.3, the paper's mean", {"moe.locmoe.gate_scale": "mean"}),
+)
+
 # Ways to give an expert fewer tokens, at five points each: what each costs in loss. No domains, which are another
 # measure.
 SHARES_OF_TOP_1 = (1.1, 0.8, 0.6, 0.45, 0.35)

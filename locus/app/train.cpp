@@ -1,6 +1,7 @@
 // `locus train`: from settings to a finished run.
 
 #include "locus/app/describe.h"
+#include "locus/app/dry_run.h"
 #include "locus/app/exchange_settings.h"
 #include "locus/app/ranks.h"
 #include "locus/app/run_folder.h"
@@ -394,32 +395,6 @@ void TrainSession::run(std::ostream& out) {
   }
   log::close_file();
   if (outcome.signal != 0) throw Interrupted(outcome.signal);
-}
-
-// Everything that can be checked without building tensors.
-void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
-  if (num_ranks == 1) find_device(config.train.device, comm::alone());  // others are not here
-  const bool knows_data = !config.data.train.empty() || !config.data.tokenizer.empty();
-  if (knows_data || config.model.vocab_size == 0) {
-    const std::string path = tokenizer_path(config.data);
-    const auto tokenizer = data::load_tokenizer(path);
-    check_initial_tokenizer(config, *tokenizer, path);
-    settle_vocabulary(config, *tokenizer, path);
-    if (!config.data.train.empty()) {
-      const auto source =
-          open_data(config.data.train, "train", config.data.train_weights, config, *tokenizer);
-      source->check_trainable();
-      settle_domain_groups(config, *source);
-      out << format("training data\n  {:<28}{}\n", "tokens",
-                    short_number(static_cast<double>(source->num_tokens())));
-    }
-  }
-  out << describe_model(config, num_ranks);
-}
-
-// A dry run alone explains the fewest ranks that the settings are for.
-int64_t described_ranks(const RunConfig& config, const cluster::Launch& launch) {
-  return launch.world_size > 1 ? launch.world_size : config.parallel.expert_model_parallel_size;
 }
 
 constexpr int64_t kPatience_ms = 4000, kTurn_ms = 200;

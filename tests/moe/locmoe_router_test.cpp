@@ -70,7 +70,8 @@ TEST(LocMoeRouter, HasWeightsThatSumToOneOrTheProbabilities) {
   RouterConfig config = top_1();
   config.top_k = 2;
   const at::Tensor x = random_input(30, 24);
-  const Routing one = router_of(config, context_of(6, 24))->route(x, tokens_of(30));
+  const Routing one =
+      router_of(config, context_of(6, 24), "output_weight = \"one\"\n")->route(x, tokens_of(30));
   EXPECT_TRUE(at::allclose(one.weight_N.view({30, 2}).sum(1), at::ones({30})));
   const Routing p = router_of(config, context_of(6, 24), "output_weight = \"probability\"\n")
                         ->route(x, tokens_of(30));
@@ -133,7 +134,7 @@ TEST(LocMoeRouter, MovesTheBiasAgainstTheLoadOfTheDomainsOwnExperts) {
 
 TEST(LocMoeRouter, DrawsItsNoiseForATokenWhereverItIsAndInTrainingAlone) {
   const at::Tensor x = at::zeros({4000, 24});
-  auto router = router_of(top_1(), context_of(6, 24), "noise_std = 0.5\n");
+  auto router = router_of(top_1(), context_of(6, 24), "noise_std = 0.5\ntemperature = 1.0\n");
   const TokenContext tokens = tokens_of(4000);
   const at::Tensor all_TE = router->route(x, tokens).probability_TE;
   TokenContext last = tokens_of(1000);

@@ -12,10 +12,12 @@
 //   a normalised token has the deviation sqrt(E / D): p would be 1 / E nearly, whatever the token.
 // - ReLU after the gate is off. It makes ties at 0; with it the nearer expert wins a tie, then the
 //   lower one, and so equal tokens may go different ways on different nodes.
-// - Weights of a token sum to 1 (`output_weight = "one"`); the paper's is p, which scales an unsure
-//   token's output down to nothing. With one expert a weight that is always 1 has no gradient, and
-//   only the balance and locality losses teach the gate (that is, the layer before: it has no
-//   weights of its own). "straight_through" is 1, too, but has the gradient of p over a constant.
+// - The softmax is sharper than the paper's, temperature 0.3: at 1, p of unit values is 0.2 for the
+//   best of 16 experts, and scales its output down to little. docs/locality.md has the losses of
+//   other temperatures and weights. Weights may sum to 1 instead (`output_weight = "one"`); with
+//   one expert that has no gradient, and only the balance and locality losses teach the gate (that
+//   is, the layer before: it has no weights of its own). "straight_through" is 1, too, but has the
+//   gradient of p over a constant.
 // - Over capacity, the lowest gate values are dropped, not the last tokens.
 // - With moe.domain_groups the softmax is over the experts of the token's domain; the gate still
 //   has a group of channels for each of all experts, so that it is the same layer either way.
@@ -51,8 +53,8 @@ struct LocMoeOptions {
   bool relu = false;
   double noise_std = 0.0;
   double bias_update_rate = 0.0;
-  double temperature = 1.0;
-  std::string output_weight = "one";
+  double temperature = 0.3;
+  std::string output_weight = "probability";
   double locality_loss_coeff = 0.0;
   double locality_eps = 0.01;
   std::string capacity_policy = "factor";
