@@ -18,9 +18,11 @@ from benchmarks.cluster.measured import Measurements, Skipped, require_cluster  
 from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
-from benchmarks.locality.variants import ALONE, FRONTIER, GATES, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
+from benchmarks.locality.variants import ALONE, FRONTIER, GATES, LOCMOE_BOUND, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
 
-PARTS = ("gate", "learning", "frontier", "steps", "alone", "wall_time")
+# Each is a method of Experiment and a table of the page.
+PARTS = {"gate": "The gate", "learning": "Losses after equal steps", "frontier": "Tokens of an expert against loss",
+         "steps": "On the cluster", "alone": "One measure at a time", "wall_time": "Losses in equal time"}
 COMMAND = "make bench-locality"
 
 
@@ -39,10 +41,19 @@ def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_ste
             by_domain={name: statistics.mean(one["by_domain"][name] for one in found) for name in found[0]["by_domain"]},
             dropped_share=statistics.mean(one["dropped_share"] for one in found),
             max_over_mean_load=statistics.mean(one["max_over_mean_load"] for one in found)))
+    return out
+
+
+def tokens_rows(harness: bench.Bench, records, seeds: list[int], num_steps: int) -> list[dict]:
+    """What LocMoE+ saves, and what its loss is beside that of LocMoE with all tokens."""
+    locmoe, plus = ([records.find(learning.run_of(variant, seed, num_steps)) for seed in seeds] for variant in MAIN[2:])
+    out = [harness.row(f"validation loss after {num_steps} steps: locmoe_plus, and locmoe with all its tokens",
+                       [one["loss"] for one in plus], "nats per token", "locmoe", [one["loss"] for one in locmoe],
+                       command=COMMAND, seeds=seeds)]
     limit = 1.1  # of top-1 with this capacity factor
     for name, key, most in (("at the end", "kept_end", 0.35), ("mean over training", "kept_mean", 0.55)):
         out.append(harness.row(
-            f"tokens per expert, locmoe_plus, {name}", [one[key] for one in losses(MAIN[3])], "of top-1's",
+            f"tokens per expert, locmoe_plus, {name}", [one[key] for one in plus], "of top-1's",
             "top-1 with capacity factor 1.1", limit, {"at_most": most}, command=COMMAND))
     return out
 
@@ -87,11 +98,18 @@ def wall_time_rows(harness: bench.Bench, trainings: Trainings, found: dict, link
 
 
 def markdown(rows: list[dict]) -> str:
+    return "\n\n".join(f"**{title}**\n\n{table_of([row for row in rows if row['part'] == part])}"
+                       for part, title in PARTS.items() if any(row["part"] == part for row in rows))
+
+
+def table_of(rows: list[dict]) -> str:
     lines = ["| | value | against | ratio (quartiles) | goal | |", "| --- " * 6 + "|"]
     for row in rows:
         ratio = ""
         if row["ratio"] is not None:
-            ratio = f"{bench.short(row['ratio'])} ({' to '.join(map(bench.short, row['quartiles']))})"
+            ratio = bench.short(row["ratio"])
+            if row["quartiles"][0] != row["quartiles"][1]:
+                ratio += f" ({' to '.join(map(bench.short, row['quartiles']))})"
         state = {True: "met", False: "**missed**", None: ""}[row["met"]]
         if "waited_share" in row:
             state = f"waits {row['waited_share']:.0%}; {state}".rstrip("; ")
@@ -132,8 +150,13 @@ class Experiment:
                                  max_over_mean_load=one["max_over_mean_load"]) for name, one in found.items()]
 
     def learning(self) -> list[dict]:
+        """Those that only part of the page needs are of one seed."""
         variants, seeds = (*MAIN, LOCMOE_ONE_LEVEL), self.arguments.seeds
-        return loss_rows(self.harness, self.train(variants, seeds), variants, seeds, self.arguments.steps)
+        self.train((LOCMOE_BOUND,), seeds[:1])
+        records = self.train(variants, seeds)
+        return (loss_rows(self.harness, records, variants, seeds, self.arguments.steps) +
+                tokens_rows(self.harness, records, seeds, self.arguments.steps) +
+                loss_rows(self.harness, records, (LOCMOE_BOUND,), seeds[:1], self.arguments.steps))
 
     def frontier(self) -> list[dict]:
         variants = tuple(variant for one in FRONTIER.values() for variant in one)
@@ -177,7 +200,7 @@ def main() -> None:
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
     parser.add_argument("--mbit", type=float, help="rate of the links, instead of searching for those of --links")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each variant on the cluster, in turns")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

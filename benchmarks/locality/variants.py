@@ -33,15 +33,21 @@ BY_DOMAIN = {"moe.num_domain_groups": NUM_NODES}
 
 SWITCH = Variant("switch", {"moe.router.type": "switch"}, FLAT)
 HASH = Variant("hash", {"moe.router.type": "hash", "moe.hash.table": "balanced", "moe.router.aux_loss_coeff": 0.0}, FLAT)
-LOCMOE = Variant("locmoe", {"moe.router.type": "locmoe"} | BY_DOMAIN, AUTO | PLACED)
-# A token names two experts; over training each expert comes to take fewer of those that named it.
+# The domains' shares of a batch change, and with them what their experts get: a capacity that follows.
+FOLLOWING = {"moe.router.capacity_factor": 0.0, "moe.locmoe.capacity_policy": "target_drop",
+             "moe.locmoe.target_drop_share": 0.01}
+LOCMOE = Variant("locmoe", {"moe.router.type": "locmoe"} | BY_DOMAIN | FOLLOWING, AUTO | PLACED)
+# Over training an expert comes to take fewer of the tokens that name it.
 LOCMOE_PLUS = Variant(
     "locmoe_plus",
-    {"moe.router.type": "locmoe_plus", "moe.router.top_k": 2, "moe.locmoe_plus.rho_end": 0.02,
-     "moe.locmoe_plus.shift_begin": 0.1, "moe.locmoe_plus.shift_end": 0.5} | BY_DOMAIN,
+    {"moe.router.type": "locmoe_plus", "moe.locmoe_plus.rho_end": 0.15, "moe.locmoe_plus.shift_begin": 0.1,
+     "moe.locmoe_plus.shift_end": 0.5} | BY_DOMAIN,
     AUTO | PLACED, {"moe.locmoe_plus.shift_begin": 0.0, "moe.locmoe_plus.shift_end": 0.0})
-# The gate alone, without domains: what two-level routing costs or gains.
-LOCMOE_ONE_LEVEL = Variant("locmoe, one level", {"moe.router.type": "locmoe"}, FLAT)
+# Without domains: what two-level routing costs or gains.
+LOCMOE_ONE_LEVEL = Variant("locmoe, one level", {"moe.router.type": "locmoe"} | FOLLOWING, FLAT)
+# The paper's capacity.
+LOCMOE_BOUND = Variant("locmoe, one level, capacity by the bound",
+                       LOCMOE_ONE_LEVEL.model | {"moe.locmoe.capacity_policy": "bound"}, FLAT)
 
 MAIN = (SWITCH, HASH, LOCMOE, LOCMOE_PLUS)
 # One measure at a time, added to Switch or taken from LocMoE.
@@ -56,6 +62,7 @@ ALONE = (
                         trained_as="locmoe"),
     dataclasses.replace(LOCMOE, name="locmoe, flat exchange", links=FLAT | PLACED, trained_as="locmoe"),
     LOCMOE_ONE_LEVEL,
+    LOCMOE_BOUND,
 )
 
 # How the pooled gate's values become probabilities and weights, and what balances them; one level, a shorter training.
@@ -64,7 +71,7 @@ _NO_LOSS = {"moe.router.aux_loss_coeff": 0.0}
 
 
 def _gate(name: str, settings: dict) -> Variant:
-    return dataclasses.replace(LOCMOE_ONE_LEVEL, name=f"gate: {name}", model=LOCMOE_ONE_LEVEL.model | settings)
+    return Variant(f"gate: {name}", {"moe.router.type": "locmoe"} | settings)
 
 
 GATES = (
@@ -75,6 +82,7 @@ GATES = (
     _gate("weight 1 at temperature 1", {_WEIGHT: "one", _TEMPERATURE: 1.0}),
     _gate("weight 1 with p's gradient at temperature 1", {_WEIGHT: "straight_through", _TEMPERATURE: 1.0}),
     _gate("p at temperature 0.3, loss-free bias", {_BIAS: 0.01} | _NO_LOSS),
+    _gate("p at temperature 0.3, three times the balance loss", {"moe.router.aux_loss_coeff": 0.03}),
     _gate("p at temperature 0.3, no limit", {"moe.router.capacity_factor": 0.0}),
     _gate("p at temperature 0.3, the paper's ReLU", {"moe.locmoe.relu": True}),
     _gate("p at temperature 0.3, the paper's mean", {"moe.locmoe.gate_scale": "mean"}),

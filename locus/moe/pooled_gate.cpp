@@ -35,6 +35,17 @@ at::Tensor PooledGate::cosines(const at::Tensor& value_TE, const at::Tensor& x_T
   return length_E_.defined() ? cosine_TE / length_E_.to(value_TE.options()) : cosine_TE;
 }
 
+double temperature_or_default(double temperature, int64_t top_k) {
+  if (temperature != 0) return temperature;
+  return top_k == 1 ? 0.3 : 1.0;
+}
+
+std::string output_weight_or_default(const std::string& output_weight, int64_t top_k,
+                                     const std::string& of_several) {
+  if (output_weight != "auto") return output_weight;
+  return top_k == 1 ? "probability" : of_several;
+}
+
 at::Tensor within_domain_group(const at::Tensor& score_TE, const RouterContext& context,
                                const TokenContext& tokens) {
   if (!context.allowed_GE.defined()) return score_TE;

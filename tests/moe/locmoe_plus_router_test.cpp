@@ -84,12 +84,17 @@ TEST(Affinity, OfATokenOfZerosIsZeroWithAFiniteGradient) {
 
 TEST(LocMoePlusRouter, IsTopOneTokenChoiceWithoutThresholdAndCeiling) {
   const at::Tensor x = random_input(80, kHidden);
-  auto router = router_of(config_with(3, 0), "theta = 0.0\nrho_end = 1.0\n");
-  train(*router);
-  const Routing routing = router->route(x, tokens_of(80));
-  EXPECT_TRUE(at::equal(routing.assignment.expert_N, affinities_of(x).argmax(1)));
-  EXPECT_EQ(routing.assignment.token_N.numel(), 80);
-  EXPECT_TRUE(at::allclose(routing.weight_N, at::ones({80})));
+  for (const bool is_chosen : {false, true}) {
+    auto router =
+        router_of(config_with(3, 0), format("theta = 0.0\nrho_end = 1.0\noutput_weight = \"{}\"\n",
+                                            is_chosen ? "chosen" : "probability"));
+    train(*router);
+    const Routing routing = router->route(x, tokens_of(80));
+    EXPECT_TRUE(at::equal(routing.assignment.expert_N, affinities_of(x).argmax(1)));
+    EXPECT_EQ(routing.assignment.token_N.numel(), 80);
+    const at::Tensor best_T = std::get<0>(routing.probability_TE.max(1));
+    EXPECT_TRUE(at::allclose(routing.weight_N, is_chosen ? at::ones({80}) : best_T));
+  }
 }
 
 TEST(LocMoePlusRouter, IsExpertChoiceWhereTokensNameAllExperts) {

@@ -81,6 +81,18 @@ TEST(LocMoeRouter, HasWeightsThatSumToOneOrTheProbabilities) {
   EXPECT_TRUE(at::allclose(ratio.view({30, 2}).select(1, 0), ratio.view({30, 2}).select(1, 1)));
 }
 
+TEST(LocMoeRouter, IsSharpWithOneExpertAndSoftWithSeveral) {
+  const at::Tensor x = random_input(30, 24);
+  const at::Tensor value_TE = PooledGate(24, 6, PoolScale::kUnitVariance).values(x);
+  const Routing one = router_of(top_1(), context_of(6, 24))->route(x, tokens_of(30));
+  EXPECT_TRUE(at::allclose(one.probability_TE, at::softmax(value_TE / 0.3, 1), 1e-5, 1e-7));
+  EXPECT_TRUE(at::allclose(one.weight_N, std::get<0>(one.probability_TE.max(1))));
+  RouterConfig config = top_1();
+  config.top_k = 2;
+  const Routing two = router_of(config, context_of(6, 24))->route(x, tokens_of(30));
+  EXPECT_TRUE(at::allclose(two.probability_TE, at::softmax(value_TE, 1), 1e-5, 1e-7));
+}
+
 TEST(LocMoeRouter, LetsTheModelsLossTeachTheGateThroughAWeightOfOne) {
   const auto gradient = [](const char* weight, const at::Tensor& probe_N) {
     const at::Tensor x = random_input(30, 24).requires_grad_();
@@ -216,7 +228,7 @@ TEST(LocMoeRouter, AddsTheLocalityLossInTrainingAndOnlyWhereItHasAnEffect) {
 
 TEST(LocMoeRouter, NamesWrongSettings) {
   const auto problem = [](const std::string& toml) { return only_problem(top_1(), 6, toml); };
-  EXPECT_EQ(problem("temperature = 0.0\n"), "moe.locmoe.temperature = 0: must be above 0");
+  EXPECT_EQ(problem("temperature = -0.1\n"), "moe.locmoe.temperature = -0.1: must be 0 or more");
   EXPECT_EQ(problem("noise_std = -1.0\n"), "moe.locmoe.noise_std = -1: must be 0 or more");
   EXPECT_EQ(problem("bias_update_rate = nan\n"),
             "moe.locmoe.bias_update_rate = nan: must be 0 or more");

@@ -12,12 +12,12 @@
 //   a normalised token has the deviation sqrt(E / D): p would be 1 / E nearly, whatever the token.
 // - ReLU after the gate is off. It makes ties at 0; with it the nearer expert wins a tie, then the
 //   lower one, and so equal tokens may go different ways on different nodes.
-// - The softmax is sharper than the paper's, temperature 0.3: at 1, p of unit values is 0.2 for the
-//   best of 16 experts, and scales its output down to little. docs/locality.md has the losses of
-//   other temperatures and weights. Weights may sum to 1 instead (`output_weight = "one"`); with
-//   one expert that has no gradient, and only the balance and locality losses teach the gate (that
-//   is, the layer before: it has no weights of its own). "straight_through" is 1, too, but has the
-//   gradient of p over a constant.
+// - With top_k = 1 the softmax is sharper than the paper's, temperature 0.3: at 1, p of unit values
+//   is 0.2 for the best of 16 experts, and scales its output down to little. With more experts the
+//   weights of a token sum to 1. docs/locality.md has the losses of both and of others. A weight
+//   that is 1 whatever the gate says (`output_weight = "one"`, one expert) has no gradient, and
+//   only the balance and locality losses teach the gate (that is, the layer before: it has no
+//   weights of its own). "straight_through" is 1, too, but has the gradient of p over a constant.
 // - Over capacity, the lowest gate values are dropped, not the last tokens.
 // - With moe.domain_groups the softmax is over the experts of the token's domain; the gate still
 //   has a group of channels for each of all experts, so that it is the same layer either way.
@@ -53,8 +53,8 @@ struct LocMoeOptions {
   bool relu = false;
   double noise_std = 0.0;
   double bias_update_rate = 0.0;
-  double temperature = 0.3;
-  std::string output_weight = "probability";
+  double temperature = 0.0;
+  std::string output_weight = "auto";
   double locality_loss_coeff = 0.0;
   double locality_eps = 0.01;
   std::string capacity_policy = "factor";
@@ -69,10 +69,12 @@ struct LocMoeOptions {
       "deviation of the uniform noise on the gate's values in training; 0: none");
     v("bias_update_rate", bias_update_rate,
       "step of the loss-free balancing bias on the values, 0.01 or so; 0: no bias");
-    v("temperature", temperature, "the values are divided by it before the softmax");
+    v("temperature", temperature,
+      "the values are divided by it before the softmax; 0: 0.3 with top_k = 1, 1 with more");
     v("output_weight", output_weight,
-      "weight of an expert's output: one (those of a token sum to 1) | straight_through (the same, "
-      "but their sum is a constant to gradients: top_k = 1 learns, too) | probability");
+      "weight of an expert's output: probability | one (those of a token sum to 1) | "
+      "straight_through (the same, but their sum is a constant to gradients) | auto (probability "
+      "with top_k = 1, one with more)");
     v("locality_loss_coeff", locality_loss_coeff,
       "weight of the locality loss (mu in the paper); 0: none");
     v("locality_eps", locality_eps,
@@ -103,6 +105,8 @@ class LocMoeRouter final : public Router {
                const LocMoeOptions& options)
       : Router(config, context),
         options_(options),
+        temperature_(temperature_or_default(options.temperature, config.top_k)),
+        output_weight_(output_weight_or_default(options.output_weight, config.top_k, "one")),
         gate_(context.hidden_size, context.num_experts,
               options.gate_scale == "mean" ? PoolScale::kMean : PoolScale::kUnitVariance) {
     if (options_.capacity_policy == "bound") {
@@ -127,7 +131,7 @@ class LocMoeRouter final : public Router {
   Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
                 const Assignment* replay) override {
     const at::Tensor value_TE = within_domain_group(gate_values(x_TD, tokens), context_, tokens);
-    const at::Tensor logits_TE = value_TE / options_.temperature;
+    const at::Tensor logits_TE = value_TE / temperature_;
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
     Routing routing;
@@ -243,9 +247,9 @@ class LocMoeRouter final : public Router {
 
   at::Tensor combine_weights(const at::Tensor& probability_TE, const Assignment& assignment) const {
     const at::Tensor weight_N = gather_scores(probability_TE, assignment);
-    if (options_.output_weight == "probability") return weight_N;
+    if (output_weight_ == "probability") return weight_N;
     const at::Tensor sum_T = probability_TE.gather(1, assignment.requested_TK).sum(1);
-    const bool is_constant = options_.output_weight == "straight_through";
+    const bool is_constant = output_weight_ == "straight_through";
     return weight_N / (is_constant ? sum_T.detach() : sum_T).index_select(0, assignment.token_N);
   }
 
@@ -268,6 +272,8 @@ class LocMoeRouter final : public Router {
   }
 
   const LocMoeOptions options_;
+  const double temperature_;
+  const std::string output_weight_;
   const PooledGate gate_;
   static constexpr double kDecay = 0.99;  // of the running cosine, at each micro-batch
 
@@ -295,7 +301,7 @@ std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num
   check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe.gate_scale", options.gate_scale, {"unit_variance", "mean"});
   check_choice(problems, "locmoe.output_weight", options.output_weight,
-               {"one", "straight_through", "probability"});
+               {"auto", "probability", "one", "straight_through"});
   check_choice(problems, "locmoe.capacity_policy", options.capacity_policy,
                {"factor", "bound", "target_drop"});
   if (options.capacity_policy != "factor" && config.capacity_factor != 0) {
@@ -312,9 +318,7 @@ std::vector<std::string> validate_locmoe(const RouterConfig& config, int64_t num
   check_not_negative(problems, "locmoe.noise_std", options.noise_std);
   check_not_negative(problems, "locmoe.bias_update_rate", options.bias_update_rate);
   check_not_negative(problems, "locmoe.locality_loss_coeff", options.locality_loss_coeff);
-  if (!(options.temperature > 0) || !std::isfinite(options.temperature)) {
-    problems.push_back(format("moe.locmoe.temperature = {}: must be above 0", options.temperature));
-  }
+  check_not_negative(problems, "locmoe.temperature", options.temperature);
   if (!(options.locality_eps > 0 && options.locality_eps < 1)) {
     problems.push_back(
         format("moe.locmoe.locality_eps = {}: must be above 0 and below 1", options.locality_eps));

@@ -2,8 +2,9 @@
 // and over training an expert takes fewer tokens.
 //
 // Affinity, eq. 2-4: delta = cos(x_t, w_i), w_i = row i of the pooled gate (moe/pooled_gate.h).
-// Scores: p = softmax(delta sqrt(D) / temperature); the paper has no scale. With it the logits of a
-// token of independent channels have unit variance.
+// Scores: p = softmax(delta sqrt(D) / temperature); the paper has no scale. With sqrt(D) the logits
+// of a token of independent channels have unit variance; why they are sharper with top_k = 1, and
+// outputs weighed by p, is told in routers/locmoe.cpp.
 //
 // Selection, eq. 5-6:
 // 1. A token names its experts of highest affinity: the fewest whose p sum to `theta`, at least
@@ -47,9 +48,9 @@ namespace locus::moe {
 namespace {
 
 struct LocMoePlusOptions {
-  double temperature = 1.0;
+  double temperature = 0.0;
   double theta = 1.0;
-  std::string output_weight = "chosen";
+  std::string output_weight = "auto";
   double rho_end = 0.4;
   double shift_begin = 0.3;
   double shift_end = 0.7;
@@ -59,11 +60,13 @@ struct LocMoePlusOptions {
 
   template <class V>
   void visit_fields(V& v) {
-    v("temperature", temperature, "divides the affinities' logits before the softmax");
+    v("temperature", temperature,
+      "divides the affinities' logits before the softmax; 0: 0.3 with top_k = 1, 1 with more");
     v("theta", theta,
       "a token names the fewest experts whose probabilities sum to this, at most top_k; 1: top_k");
     v("output_weight", output_weight,
-      "weight of an expert's output: chosen (softmax over those that took it) | probability");
+      "weight of an expert's output: probability | chosen (softmax over those that took it) | auto "
+      "(probability with top_k = 1, chosen with more)");
     v("rho_end", rho_end,
       "share of what named it that an expert keeps at the end if it can tell all tokens; 1: all");
     v("shift_begin", shift_begin, "share of training from which experts take fewer tokens");
@@ -94,6 +97,8 @@ class LocMoePlusRouter final : public Router {
                    const LocMoePlusOptions& options)
       : Router(config, context),
         options_(options),
+        temperature_(temperature_or_default(options.temperature, config.top_k)),
+        output_weight_(output_weight_or_default(options.output_weight, config.top_k, "chosen")),
         gate_(context.hidden_size, context.num_experts, PoolScale::kUnitVariance) {
     // Before the first update everything is admitted, and no expert can tell its tokens.
     threshold_ = make_mean("threshold", kTookAll);
@@ -104,7 +109,7 @@ class LocMoePlusRouter final : public Router {
   Routing route(const at::Tensor& x_TD, const TokenContext& tokens,
                 const Assignment* replay) override {
     const at::Tensor affinity_TE = within_domain_group(gate_.affinities(x_TD), context_, tokens);
-    const at::Tensor logits_TE = affinity_TE * (deviations() / options_.temperature);
+    const at::Tensor logits_TE = affinity_TE * (deviations() / temperature_);
     const at::Tensor probability_TE = at::softmax(logits_TE, 1);
 
     Routing routing;
@@ -272,7 +277,7 @@ class LocMoePlusRouter final : public Router {
 
   at::Tensor combine_weights(const at::Tensor& logits_TE, const at::Tensor& probability_TE,
                              const Assignment& assignment) const {
-    if (options_.output_weight == "probability") return gather_scores(probability_TE, assignment);
+    if (output_weight_ == "probability") return gather_scores(probability_TE, assignment);
     // Softmax over the assignments of a token, which are few and differ in number.
     const at::Tensor logit_N = gather_scores(logits_TE, assignment);
     const at::Tensor chosen_TE =
@@ -286,6 +291,8 @@ class LocMoePlusRouter final : public Router {
   }
 
   const LocMoePlusOptions options_;
+  const double temperature_;
+  const std::string output_weight_;
   const PooledGate gate_;
   RunningMean threshold_, confusion_;
   at::Tensor progress_;                // of the shift from token choice to expert choice, 0 to 1
@@ -314,14 +321,13 @@ std::vector<std::string> validate_locmoe_plus(const RouterConfig& config, int64_
   }
   check_top_k(problems, config, num_experts);
   check_choice(problems, "locmoe_plus.output_weight", options.output_weight,
-               {"chosen", "probability"});
+               {"auto", "probability", "chosen"});
   check_choice(problems, "locmoe_plus.selection", options.selection, {"global", "rank"});
   const auto check = [&](std::string_view key, double value, bool is_right, std::string_view rule) {
     if (is_right) return;  // NaN is never right
     problems.push_back(format("moe.locmoe_plus.{} = {}: must be {}", key, value, rule));
   };
-  check("temperature", options.temperature,
-        options.temperature > 0 && std::isfinite(options.temperature), "above 0");
+  check_not_negative(problems, "locmoe_plus.temperature", options.temperature);
   check("theta", options.theta, options.theta >= 0 && options.theta <= 1, "0 to 1");
   check("rho_end", options.rho_end, options.rho_end > 0 && options.rho_end <= 1,
         "above 0 and at most 1");
