@@ -113,6 +113,11 @@ class Trainings:
 
     def finish(self, run: Run) -> None:
         """Trains and evaluates what is not done yet."""
+        self.train(run)
+        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads",
+                  self.threads, "--output", run.folder / "eval.json", log=run.folder.with_suffix(".log"))
+
+    def train(self, run: Run) -> None:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         log, made_by = run.folder.with_suffix(".log"), run.folder.with_suffix(".settings.json")
         settings = json.dumps(run.settings)
@@ -124,8 +129,6 @@ class Trainings:
             if not resume:  # stopped before its first checkpoint
                 shutil.rmtree(run.folder, ignore_errors=True)
             self.call("train", "--config", self.config, *resume, *run.settings, *self.places(run), log=log)
-        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads",
-                  self.threads, "--output", run.folder / "eval.json", log=log)
 
 
 def options(values: dict) -> list[str]:

@@ -17,11 +17,8 @@ RECORDS = pathlib.Path(__file__).with_name("runs.json")
 
 def run_of(variant: Variant, seed: int, steps: int) -> Run:
     settings = {"train.seed": seed, "train.max_steps": steps} | variant.model
-    return Run(variant.name, seed, steps, folder_of(variant.name, seed, steps), tuple(options(settings)))
-
-
-def folder_of(name: str, seed: int, steps: int) -> pathlib.Path:
-    return WORK / f"trained_{steps}" / f"{re.sub(r'[^a-z0-9.]+', '_', name.lower())}-{seed}"
+    name = re.sub(r"[^a-z0-9.]+", "_", variant.name.lower())
+    return Run(variant.name, seed, steps, WORK / f"trained_{steps}" / f"{name}-{seed}", tuple(options(settings)))
 
 
 def record_of(run: Run) -> dict:

@@ -167,8 +167,7 @@ class Experiment:
         """Times that are compared are measured in turns: what other parts have measured does not count."""
         require_cluster(self.harness)
         measured = Measurements(self.harness, f"locality-{part}")
-        on = steps.Cluster(self.harness, measured, str(self.trainings.data), self.arguments.steps,
-                           self.arguments.seeds[0])
+        on = steps.Cluster(self.harness, measured, self.trainings, self.arguments.steps, self.arguments.seeds[0])
         rates = {"fixed": self.arguments.mbit} if self.arguments.mbit else on.find_rates(links)
         return measured, steps.measure(on, variants, rates, self.arguments.rounds), rates
 
@@ -199,7 +198,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
     parser.add_argument("--mbit", type=float, help="rate of the links, instead of searching for those of --links")
-    parser.add_argument("--rounds", type=int, default=3, help="trainings of each variant on the cluster, in turns")
+    parser.add_argument("--rounds", type=int, default=2, help="trainings of each variant on the cluster, in turns")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()

@@ -9,13 +9,14 @@ import statistics
 from benchmarks.bench import Bench, note
 from benchmarks.cluster import step_time
 from benchmarks.cluster.measured import NUM_RANKS, Measurements, Steps, cluster, measured_topology
-from benchmarks.locality.learning import CONFIG, folder_of
-from benchmarks.locality.variants import SWITCH, Variant
+from benchmarks.learning.runs import Trainings
+from benchmarks.locality.learning import CONFIG, run_of
+from benchmarks.locality.variants import ALONE, MAIN, SWITCH, Variant
 
 SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
-# Counts of domains are taken up at every fourth step and count from three steps on; with three rounds there are 54
+# Counts of domains are taken up at every fourth step and count from three steps on; with two rounds there are 54
 # steps of each variant. One micro-batch a step, so that ranks wait for each other seldom but for the rows.
-WARMUP, STEPS = 8, 18
+WARMUP, STEPS = 8, 27
 COMMAND = "make bench-locality"
 PER_RANK = {"train.micro_batch_size": 8, "train.global_batch_size": 64, "data.prefetch": 1,
             "parallel.expert_model_parallel_size": NUM_RANKS, "lr_schedule.lr": 1e-5, "lr_schedule.min_lr": 1e-6,
@@ -24,16 +25,22 @@ PER_RANK = {"train.micro_batch_size": 8, "train.global_batch_size": 64, "data.pr
 
 
 class Cluster:
-    def __init__(self, bench: Bench, measured: Measurements, data: str, steps_trained: int, seed: int):
-        self.bench, self.measured = bench, measured
-        self.data, self.steps_trained, self.seed = data, steps_trained, seed
+    def __init__(self, bench: Bench, measured: Measurements, trainings: Trainings, steps_trained: int, seed: int):
+        self.bench, self.measured, self.trainings = bench, measured, trainings
+        self.steps_trained, self.seed = steps_trained, seed
+
+    def weights_of(self, variant: Variant) -> pathlib.Path:
+        """Trained here if they are not there: their losses may have been found on another machine."""
+        origin = next(one for one in (*MAIN, *ALONE) if one.name == variant.weights)
+        run = run_of(origin, self.seed, self.steps_trained)
+        self.trainings.train(run)
+        return run.folder
 
     def train(self, name: str, mbit: float | None, variant: Variant, topology: pathlib.Path | None = None) -> Steps:
-        weights = folder_of(variant.weights, self.seed, self.steps_trained)
         known = {"comm.topology": str(topology)} if topology and variant.chooses_exchange else {}
         settings = (variant.model | variant.at_the_end | variant.links | known | PER_RANK |
-                    {"data.train": [self.data], "train.max_steps": WARMUP + STEPS,
-                     "checkpoint.initial_load_path": str(weights)})
+                    {"data.train": [str(self.trainings.data)], "train.max_steps": WARMUP + STEPS,
+                     "checkpoint.initial_load_path": str(self.weights_of(variant))})
         return self.measured.train(name, settings, cluster(mbit), config=CONFIG, warmup=WARMUP)
 
     def find_rates(self, links: list[str]) -> dict[str, float]:
