@@ -11,7 +11,8 @@ target_compile_options(locus_warnings INTERFACE -Wall -Wextra -Wconversion -Wsha
   -Wno-sign-conversion $<$<BOOL:${LOCUS_WERROR}>:-Werror>
   # GCC 12 warns wrongly at -O3 of "text" + std::string (its bug 105651) and of a string that is
   # moved into a vector.
-  $<$<BOOL:${LOCUS_WERROR}>:-Wno-restrict> $<$<BOOL:${LOCUS_WERROR}>:-Wno-array-bounds>)
+  $<$<BOOL:${LOCUS_WERROR}>:-Wno-restrict>
+  $<$<AND:$<BOOL:${LOCUS_WERROR}>,$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-array-bounds>)
 
 function(locus_module name)
   cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})

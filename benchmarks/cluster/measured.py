@@ -26,7 +26,7 @@ from benchmarks.bench import ROOT, Bench, note
 FOLDER = ROOT / "runs" / "bench-cluster"
 CONFIG = ROOT / "benchmarks" / "configs" / "cluster.toml"
 WARMUP_STEPS = 2
-DEADLINE_S = 300
+DEADLINE_S = 900
 GRACE_S = 30
 # What tools/emulated_cluster says where it cannot make one.
 UNAVAILABLE = 77

@@ -32,7 +32,7 @@ WIDE = {"moe.intermediate_size": 2048}
 
 
 def find_rate(measure: Callable[[float | None], Steps], tell: Callable[[str], None] = note,
-              share: float = SHARE) -> tuple[float, list]:
+              share: float = SHARE, most_tries: int = MOST_TRIES) -> tuple[float, list]:
     """Mbit/s at which `measure` waits `share` of its step, and all (rate, step, waited, share).
 
     The links add c / rate to what a step takes without a limit, of which some is spent waiting, too
@@ -45,7 +45,7 @@ def find_rate(measure: Callable[[float | None], Steps], tell: Callable[[str], No
         raise RuntimeError(f"without any limit the ranks wait {free.waited_share:.1%} of a step for each other: "
                            "is the machine busy?")
     cost = statistics.median(free.exchange["inter_bytes"]) / NUM_NODES * 8e-6  # Mbit of a node's link
-    for _ in range(MOST_TRIES):
+    for _ in range(most_tries):
         mbit = min(cost / wanted_s, FASTEST_MBIT)
         found = measure(mbit)
         tries.append((mbit, found.step_s, found.waited_s, found.waited_share))

@@ -17,7 +17,7 @@ RECORDS = pathlib.Path(__file__).with_name("runs.json")
 
 def run_of(variant: Variant, seed: int, steps: int) -> Run:
     settings = {"train.seed": seed, "train.max_steps": steps} | variant.model
-    name = re.sub(r"[^a-z0-9.]+", "_", variant.name.lower())
+    name = re.sub(r"[^a-z0-9]+", "_", variant.name.lower())
     return Run(variant.name, seed, steps, WORK / f"trained_{steps}" / f"{name}-{seed}", tuple(options(settings)))
 
 

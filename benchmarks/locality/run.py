@@ -18,12 +18,17 @@ from benchmarks.cluster.measured import Measurements, Skipped, require_cluster  
 from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
-from benchmarks.locality.variants import ALONE, FRONTIER, GATES, LOCMOE_BOUND, LOCMOE_ONE_LEVEL, MAIN, SWITCH  # noqa: E402
+from benchmarks.locality.variants import (ALONE, FRONTIER, GATES, LOCMOE_BOUND, LOCMOE_ONE_LEVEL, LOCMOE_PLUS,
+                                          LOCMOE_PLUS_AT_FIRST, MAIN, SHIFTED_SHARE, SWITCH)  # noqa: E402
 
 # Each is a method of Experiment and a table of the page.
 PARTS = {"gate": "The gate", "learning": "Losses after equal steps", "frontier": "Tokens of an expert against loss",
          "steps": "On the cluster", "alone": "One measure at a time", "wall_time": "Losses in equal time"}
 COMMAND = "make bench-locality"
+
+
+def seeds_text(seeds: list[int]) -> str:
+    return "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
 
 
 def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_steps: int) -> list[dict]:
@@ -36,7 +41,7 @@ def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_ste
         found = losses(variant)
         goal = {"at_most": 1.005} if variant.name in ("locmoe", "locmoe_plus") else None
         out.append(harness.row(
-            f"validation loss after {num_steps} steps: {variant.name}", [one["loss"] for one in found],
+            f"validation loss after {num_steps} steps, {seeds_text(seeds)}: {variant.name}", [one["loss"] for one in found],
             "nats per token", "the better of switch and hash", best, goal, command=COMMAND, seeds=seeds,
             by_domain={name: statistics.mean(one["by_domain"][name] for one in found) for name in found[0]["by_domain"]},
             dropped_share=statistics.mean(one["dropped_share"] for one in found),
@@ -47,7 +52,7 @@ def loss_rows(harness: bench.Bench, records, variants, seeds: list[int], num_ste
 def tokens_rows(harness: bench.Bench, records, seeds: list[int], num_steps: int) -> list[dict]:
     """What LocMoE+ saves, and what its loss is beside that of LocMoE with all tokens."""
     locmoe, plus = ([records.find(learning.run_of(variant, seed, num_steps)) for seed in seeds] for variant in MAIN[2:])
-    out = [harness.row(f"validation loss after {num_steps} steps: locmoe_plus, and locmoe with all its tokens",
+    out = [harness.row(f"validation loss after {num_steps} steps, {seeds_text(seeds)}: locmoe_plus, and locmoe with all its tokens",
                        [one["loss"] for one in plus], "nats per token", "locmoe", [one["loss"] for one in locmoe],
                        command=COMMAND, seeds=seeds)]
     limit = 1.1  # of top-1 with this capacity factor
@@ -76,25 +81,18 @@ def frontier_rows(harness: bench.Bench, records, seed: int, num_steps: int) -> l
     return out
 
 
-def wall_time_rows(harness: bench.Bench, trainings: Trainings, found: dict, link: str,
-                   arguments: argparse.Namespace) -> list[dict]:
-    """Losses in equal time on the cluster: Switch and Hash train anew, with a schedule of as many steps as they take
-    in the time of ours."""
-    out = []
-    for ours in MAIN[2:]:
-        for other in MAIN[:2]:
-            num = round(arguments.steps * steps.median_step(found[link, ours.name]) /
-                        steps.median_step(found[link, other.name]))
-            records = learning.train(trainings, (other,), arguments.seeds, num, arguments.jobs)
+def wall_time_row(harness: bench.Bench, trainings: Trainings, link: str, ours, other, num_steps: int,
+                  arguments: argparse.Namespace) -> dict:
+    """`num_steps` of the other take as long on the cluster as arguments.steps of ours; it trains anew, with a schedule
+    of that many steps."""
+    def losses(variant, num: int) -> list[float]:
+        records = learning.train(trainings, (variant,), arguments.seeds, num, arguments.jobs)
+        return [records.find(learning.run_of(variant, seed, num))["loss"] for seed in arguments.seeds]
 
-            def losses(variant, num_steps: int) -> list[float]:
-                return [records.find(learning.run_of(variant, seed, num_steps))["loss"] for seed in arguments.seeds]
-
-            out.append(harness.row(
-                f"links ({link}), loss in equal time: {ours.name}, {arguments.steps} steps, and {other.name}, {num}",
-                losses(ours, arguments.steps), "nats per token", f"{other.name}, {num} steps", losses(other, num),
-                {"at_most": 1.0}, command=COMMAND, seeds=arguments.seeds))
-    return out
+    return harness.row(
+        f"links ({link}), loss in equal time: {ours.name}, {arguments.steps} steps, and {other.name}, {num_steps}",
+        losses(ours, arguments.steps), "nats per token", f"{other.name}, {num_steps} steps", losses(other, num_steps),
+        {"at_most": 1.0}, command=COMMAND, seeds=arguments.seeds)
 
 
 def markdown(rows: list[dict]) -> str:
@@ -145,7 +143,7 @@ class Experiment:
         records = self.train(GATES, [seed], num_steps)
         found = {variant.name: records.find(learning.run_of(variant, seed, num_steps)) for variant in GATES}
         base = found[SWITCH.name]["loss"]
-        return [self.harness.row(f"validation loss after {num_steps} steps: {name}", [one["loss"]], "nats per token",
+        return [self.harness.row(f"validation loss after {num_steps} steps, one seed: {name}", [one["loss"]], "nats per token",
                                  SWITCH.name, base, command=COMMAND, dropped_share=one["dropped_share"],
                                  max_over_mean_load=one["max_over_mean_load"]) for name, one in found.items()]
 
@@ -185,11 +183,23 @@ class Experiment:
         return steps.byte_rows(measured, found, link, ALONE) + steps.rows(measured, found, link, ALONE, rates)
 
     def wall_time(self) -> list[dict]:
-        _, found, rates = self.measure("steps", MAIN, ["b"])  # the same measurements
-        return wall_time_rows(self.harness, self.trainings, found, next(iter(rates)), self.arguments)
+        """By the measurements of `steps`; how LocMoE+ begins, by those of `alone`."""
+        _, found, rates = self.measure("steps", MAIN, ["b"])
+        link = next(iter(rates))
+        _, begun, begun_rates = self.measure("alone", (SWITCH, *ALONE), ["b"])
+        at_first = steps.mean_ratio(begun, next(iter(begun_rates)), LOCMOE_PLUS_AT_FIRST, SWITCH)
+        out = []
+        for ours in MAIN[2:]:
+            time = steps.mean_ratio(found, link, ours, SWITCH)
+            if ours is LOCMOE_PLUS:
+                time = SHIFTED_SHARE * time + (1 - SHIFTED_SHARE) * at_first
+            for other in MAIN[:2]:
+                num_steps = round(self.arguments.steps * time / steps.mean_ratio(found, link, other, SWITCH))
+                out.append(wall_time_row(self.harness, self.trainings, link, ours, other, num_steps, self.arguments))
+        return out
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
     parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
@@ -206,22 +216,28 @@ def main() -> None:
     if not pathlib.Path(arguments.data).exists():
         raise SystemExit(f"skipped: {arguments.data} is not there; name another JSONL file with domains by --data")
     experiment = Experiment(arguments)
-    kept = bench.read_rows().get("locality", [])
-    out = []
+    rows = bench.read_rows().get("locality", [])
+    failed = []
     for part in PARTS:
-        rows = [row for row in kept if row["part"] == part and row["machine"] == bench.machine()]
-        if part in arguments.parts:
-            try:
-                rows = [row | {"part": part} for row in getattr(experiment, part)()]
-            except Skipped as reason:
-                bench.note(f"skipped: {part} ({reason})")
-        out += rows
-    bench.write_rows("locality", out)
-    seeds = "one seed" if len(arguments.seeds) == 1 else f"{len(arguments.seeds)} seeds"
-    write_page(out, f"After {arguments.steps} steps of 4,096 tokens, {seeds}, on {pathlib.Path(arguments.data).name}; "
-                    f"{bench.machine()}.")
-    print(bench.table({"locality": out}))
+        if part not in arguments.parts:
+            continue
+        try:
+            found = getattr(experiment, part)()
+        except Skipped as reason:
+            bench.note(f"skipped: {part} ({reason})")
+            continue
+        except RuntimeError as reason:  # what is kept of it, another start takes up
+            bench.note(f"FAILED: {part} ({reason})")
+            failed.append(part)
+            continue
+        rows = [row for row in rows if row["part"] != part or row["machine"] != bench.machine()]
+        rows += [row | {"part": part} for row in found]
+        bench.write_rows("locality", rows)
+        ours = [row for row in rows if row["machine"] == bench.machine()]
+        write_page(ours, f"On {pathlib.Path(arguments.data).name}, 4,096 tokens a step; {bench.machine()}.")
+    print(bench.table({"locality": rows}))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

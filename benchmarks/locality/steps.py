@@ -17,6 +17,7 @@ SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
 # Counts of domains are taken up at every fourth step and count from three steps on; with two rounds there are 54
 # steps of each variant. One micro-batch a step, so that ranks wait for each other seldom but for the rows.
 WARMUP, STEPS = 8, 27
+MOST_TRIES = 2  # of a rate: minutes each; up to step_time.WORST beside the wanted share will do
 COMMAND = "make bench-locality"
 PER_RANK = {"train.micro_batch_size": 8, "train.global_batch_size": 64, "data.prefetch": 1,
             "parallel.expert_model_parallel_size": NUM_RANKS, "lr_schedule.lr": 1e-5, "lr_schedule.min_lr": 1e-6,
@@ -36,15 +37,26 @@ class Cluster:
         self.trainings.train(run)
         return run.folder
 
+    def settings_of(self, variant: Variant) -> dict:
+        return (variant.model | variant.at_the_end | variant.links | PER_RANK |
+                {"data.train": [str(self.trainings.data)], "train.max_steps": WARMUP + STEPS,
+                 "checkpoint.initial_load_path": str(self.weights_of(variant))})
+
     def train(self, name: str, mbit: float | None, variant: Variant, topology: pathlib.Path | None = None) -> Steps:
         known = {"comm.topology": str(topology)} if topology and variant.chooses_exchange else {}
-        settings = (variant.model | variant.at_the_end | variant.links | known | PER_RANK |
-                    {"data.train": [str(self.trainings.data)], "train.max_steps": WARMUP + STEPS,
-                     "checkpoint.initial_load_path": str(self.weights_of(variant))})
-        return self.measured.train(name, settings, cluster(mbit), config=CONFIG, warmup=WARMUP)
+        return self.measured.train(name, self.settings_of(variant) | known, cluster(mbit), config=CONFIG, warmup=WARMUP)
 
     def find_rates(self, links: list[str]) -> dict[str, float]:
-        return {link: self.find_rate(link) for link in links}
+        """Without those that there is no rate for: where ranks wait long for each other, a small share is out of reach."""
+        found = {}
+        for link in links:
+            try:
+                found[link] = self.find_rate(link)
+            except RuntimeError as reason:
+                note(f"  links ({link}) are left out: {reason}")
+        if not found:
+            raise RuntimeError(f"no rate of links was found, of {', '.join(links)}")
+        return found
 
     def find_rate(self, link: str) -> float:
         number = itertools.count()
@@ -52,14 +64,19 @@ class Cluster:
         def measure() -> dict:
             with self.measured.searching(f"search-{link}"):
                 mbit, tries = step_time.find_rate(
-                    lambda mbit: self.train(f"search-{link}-{next(number)}", mbit, SWITCH), share=SHARES[link])
+                    lambda mbit: self.train(f"search-{link}-{next(number)}", mbit, SWITCH), share=SHARES[link],
+                    most_tries=MOST_TRIES)
             return {"mbit": mbit, "tries": tries}
 
-        return self.measured.once(f"rate-{link}", {"launcher": cluster(None), "share": SHARES[link]}, measure)["mbit"]
+        key = {"launcher": cluster(None), "share": SHARES[link], "model": self.settings_of(SWITCH),
+               "config": CONFIG.read_text(encoding="utf-8")}
+        return self.measured.once(f"rate-{link}", key, measure)["mbit"]
 
 
 def measure(on: Cluster, variants: tuple[Variant, ...], rates: dict[str, float], rounds: int) -> dict:
     """{(link, variant): a training for each round}"""
+    for variant in variants:
+        on.weights_of(variant)  # not between the turns
     found: dict = {}
     files = {link: measured_topology(on.measured, link, mbit) for link, mbit in rates.items()}
     for number in range(rounds):
@@ -117,6 +134,11 @@ def best_row(measured: Measurements, found: dict, rates: dict[str, float]) -> li
 
 def median_step(rounds: list[Steps]) -> float:
     return statistics.median(joined(rounds))
+
+
+def mean_ratio(found: dict, link: str, variant: Variant, base: Variant) -> float:
+    """Of the times of many steps."""
+    return statistics.mean(joined(found[link, variant.name])) / statistics.mean(joined(found[link, base.name]))
 
 
 def byte_rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant, ...]) -> list[dict]:

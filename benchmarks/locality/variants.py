@@ -28,28 +28,37 @@ class Variant:
 FLAT = {"parallel.exchange.type": "flat", "parallel.exchange.chunks": 1}
 AUTO = {"parallel.exchange.type": "auto", "parallel.exchange.chunks": 0}
 PLACED = {"parallel.place_sequences": True}
-MOVED = {"parallel.place_experts_interval": 6}  # before the first step that counts
+MOVED = {"parallel.place_experts_interval": 8}  # before the first step that counts
 BY_DOMAIN = {"moe.num_domain_groups": NUM_NODES}
 
 SWITCH = Variant("switch", {"moe.router.type": "switch"}, FLAT)
 HASH = Variant("hash", {"moe.router.type": "hash", "moe.hash.table": "balanced", "moe.router.aux_loss_coeff": 0.0}, FLAT)
+# The defaults of these routers with one expert, by name: losses are kept for the settings that made them.
+SHARP = {"moe.locmoe.temperature": 0.3, "moe.locmoe.output_weight": "probability"}
+PLUS_SHARP = {"moe.locmoe_plus.temperature": 0.3, "moe.locmoe_plus.output_weight": "probability"}
 # The domains' shares of a batch change, and with them what their experts get: a capacity that follows.
 FOLLOWING = {"moe.router.capacity_factor": 0.0, "moe.locmoe.capacity_policy": "target_drop",
              "moe.locmoe.target_drop_share": 0.01}
-LOCMOE = Variant("locmoe", {"moe.router.type": "locmoe"} | BY_DOMAIN | FOLLOWING, AUTO | PLACED)
+LOCMOE = Variant("locmoe", {"moe.router.type": "locmoe"} | SHARP | BY_DOMAIN | FOLLOWING, AUTO | PLACED)
 # Over training an expert comes to take fewer of the tokens that name it.
 LOCMOE_PLUS = Variant(
     "locmoe_plus",
     {"moe.router.type": "locmoe_plus", "moe.locmoe_plus.rho_end": 0.15, "moe.locmoe_plus.shift_begin": 0.1,
-     "moe.locmoe_plus.shift_end": 0.5} | BY_DOMAIN,
+     "moe.locmoe_plus.shift_end": 0.5} | PLUS_SHARP | BY_DOMAIN,
     AUTO | PLACED, {"moe.locmoe_plus.shift_begin": 0.0, "moe.locmoe_plus.shift_end": 0.0})
 # Without domains: what two-level routing costs or gains.
-LOCMOE_ONE_LEVEL = Variant("locmoe, one level", {"moe.router.type": "locmoe"} | FOLLOWING, FLAT)
+LOCMOE_ONE_LEVEL = Variant("locmoe, one level", {"moe.router.type": "locmoe"} | SHARP | FOLLOWING, FLAT)
 # The paper's capacity.
 LOCMOE_BOUND = Variant("locmoe, one level, capacity by the bound",
                        LOCMOE_ONE_LEVEL.model | {"moe.locmoe.capacity_policy": "bound"}, FLAT)
 
 MAIN = (SWITCH, HASH, LOCMOE, LOCMOE_PLUS)
+# As it is for the first tenth of a training: what a whole one takes is told by both ends.
+LOCMOE_PLUS_AT_FIRST = dataclasses.replace(
+    LOCMOE_PLUS, name="locmoe_plus, before it takes fewer", trained_as="locmoe_plus",
+    at_the_end={"moe.locmoe_plus.shift_begin": 1.0, "moe.locmoe_plus.shift_end": 1.0})
+# Its way from there to the end: linear from 0.1 to 0.5 of the training.
+SHIFTED_SHARE = 0.7
 # One measure at a time, added to Switch or taken from LocMoE.
 ALONE = (
     dataclasses.replace(SWITCH, name="switch, sequences placed", links=FLAT | PLACED, trained_as="switch"),
@@ -63,6 +72,7 @@ ALONE = (
     dataclasses.replace(LOCMOE, name="locmoe, flat exchange", links=FLAT | PLACED, trained_as="locmoe"),
     LOCMOE_ONE_LEVEL,
     LOCMOE_BOUND,
+    LOCMOE_PLUS_AT_FIRST,
 )
 
 # How the pooled gate's values become probabilities and weights, and what balances them; one level, a shorter training.
@@ -71,7 +81,7 @@ _NO_LOSS = {"moe.router.aux_loss_coeff": 0.0}
 
 
 def _gate(name: str, settings: dict) -> Variant:
-    return Variant(f"gate: {name}", {"moe.router.type": "locmoe"} | settings)
+    return Variant(f"gate: {name}", {"moe.router.type": "locmoe"} | SHARP | settings)
 
 
 GATES = (

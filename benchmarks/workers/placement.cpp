@@ -5,6 +5,7 @@
 #include <random>
 
 #include "benchmarks/workers/serve.h"
+#include "locus/base/error.h"
 #include "locus/placement/sequence_placer.h"
 
 namespace locus::benchmarks {
@@ -43,12 +44,17 @@ Worker make_placement(const std::vector<std::string>& settings) {
   }
   std::mt19937_64 random(1);  // NOLINT: the same on every run
   std::exponential_distribution<double> popularity;
+  constexpr double kLiking = 20;  // of a domain for the experts of one node
+  const int64_t num_nodes = options.ranks / options.ranks_per_node;
   placement::ExpertUse use_MGE(static_cast<size_t>(options.num_layers));
   for (auto& use_GE : use_MGE) {
     use_GE.resize(static_cast<size_t>(options.domains));
-    for (auto& use_E : use_GE) {
-      use_E.resize(static_cast<size_t>(options.num_experts));
-      std::ranges::generate(use_E, [&] { return popularity(random); });
+    for (int64_t domain = 0; domain < options.domains; ++domain) {
+      for (int64_t expert = 0; expert < options.num_experts; ++expert) {
+        const bool is_liked = expert * num_nodes / options.num_experts == domain % num_nodes;
+        use_GE[static_cast<size_t>(domain)].push_back((is_liked ? kLiking : 1) *
+                                                      popularity(random));
+      }
     }
   }
   const auto placer =
@@ -69,10 +75,12 @@ Worker make_placement(const std::vector<std::string>& settings) {
   const auto expected = [&](const std::vector<int64_t>& order) {
     return placer->expected_share(1, order, tokens_NG)->on_node;
   };
+  const double unplaced = expected(placement::as_they_come(static_cast<size_t>(options.sequences)));
+  const double placed = expected(placer->order(1, tokens_NG));
+  LOCUS_CHECK(placed > 2 * unplaced, "placed {}, unplaced {}: nothing was placed", placed,
+              unplaced);
   Worker worker;
-  worker.facts = {{"unplaced_on_node",
-                   expected(placement::as_they_come(static_cast<size_t>(options.sequences)))},
-                  {"placed_on_node", expected(placer->order(1, tokens_NG))}};
+  worker.facts = {{"unplaced_on_node", unplaced}, {"placed_on_node", placed}};
   worker.run = [placer, tokens_NG] {
     const Stopwatch watch;
     const std::vector<int64_t> order = placer->order(1, tokens_NG);

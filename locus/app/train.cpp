@@ -54,11 +54,10 @@ train::MetricObject scores(const eval::Score& score) {
           {"tokens", score.tokens}};
 }
 
-// Of the rank that needed most.
-int64_t peak_resident_bytes(const comm::ParallelContext& parallel) {
-  at::Tensor peaks = at::zeros({parallel.world_size}, at::kLong);
-  peaks[parallel.rank] = train::peak_resident_bytes();
-  return comm::sum_over(parallel.world.get(), peaks).max().item<int64_t>();
+int64_t most_of_ranks(const comm::ParallelContext& parallel, int64_t value) {
+  at::Tensor values = at::zeros({parallel.world_size}, at::kLong);
+  values[parallel.rank] = value;
+  return comm::sum_over(parallel.world.get(), values).max().item<int64_t>();
 }
 
 // What was found out before anything was built.
@@ -381,7 +380,7 @@ void TrainSession::run(std::ostream& out) {
             .set("loss", outcome.loss)
             .set("wall_s", outcome.wall_s)
             .set("tokens", outcome.state.tokens)
-            .set("peak_rss_bytes", peak_resident_bytes(parallel_)));
+            .set("peak_rss_bytes", most_of_ranks(parallel_, outcome.peak_rss_bytes)));
   if (outcome.state.step == state_.step) {
     log::warning("nothing was trained: the run is at step {}, train.max_steps = {}",
                  outcome.state.step, config_.train.max_steps);

@@ -10,6 +10,7 @@
 #include "locus/base/error.h"
 #include "locus/comm/c10d_group.h"
 #include "locus/comm/c10d_store.h"
+#include "locus/comm/direct.h"
 
 namespace locus::comm {
 namespace {
@@ -38,9 +39,10 @@ class GlooTransport : public Transport {
       auto options = Gloo::Options::create(
           std::chrono::milliseconds(static_cast<int64_t>(settings_.timeout_s * 1e3)));
       options->devices.push_back(device());
-      return make_c10d_group("gloo", name, ranks, rank,
-                             c10::make_intrusive<Gloo>(store, static_cast<int>(rank),
-                                                       static_cast<int>(ranks.size()), options));
+      return with_direct_messages(
+          make_c10d_group("gloo", name, ranks, rank,
+                          c10::make_intrusive<Gloo>(store, static_cast<int>(rank),
+                                                    static_cast<int>(ranks.size()), options)));
     } catch (const std::exception& error) {
       throw CommError("gloo: the ranks of group {} do not come together within {} s: {}", name,
                       settings_.timeout_s, first_line(error));

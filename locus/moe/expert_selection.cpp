@@ -116,22 +116,20 @@ Selection select_by_experts(const Candidates& candidates, int64_t num_experts, i
   const at::Tensor left_N = at::nonzero(step_N.eq(last_N)).squeeze(1);
   const auto of_left = [&](const at::Tensor& x) { return x.index_select(0, left_N); };
   PooledRows rows = pooled_rows(pool, tokens, of_left(candidates.token_N));
-  const at::Tensor all =
-      rows.gather(at::stack({of_left(expert_N).to(at::kDouble),
-                             of_left(candidates.affinity_N).to(at::kDouble), of_left(mass_N)},
-                            1));
-  const std::vector<double> values = numbers_of(all);
-  const at::Tensor order = precedence("probs", all.select(1, 1)).cpu();
+  const std::vector<at::Tensor> all =
+      rows.gather_together({of_left(expert_N), of_left(candidates.affinity_N), of_left(mass_N)});
+  const std::vector<double> expert_of = numbers_of(all[0]), affinity_of = numbers_of(all[1]),
+                            mass_of = numbers_of(all[2]);
+  const at::Tensor order = precedence("probs", all[1]).cpu();
   std::vector<uint8_t> is_taken(static_cast<size_t>(order.numel()), 0);
   for (int64_t i = 0; i < order.numel(); ++i) {
     const auto row = static_cast<size_t>(order.const_data_ptr<int64_t>()[i]);
-    const double* value = values.data() + 3 * row;
-    Expert& expert = experts[static_cast<size_t>(value[0])];
+    Expert& expert = experts[static_cast<size_t>(expert_of[row])];
     if (!expert.takes_more(limits)) continue;
     is_taken[row] = 1;
-    expert.lowest = value[1];
+    expert.lowest = affinity_of[row];
     expert.count += 1;
-    expert.mass += value[2];
+    expert.mass += mass_of[row];
   }
 
   std::vector<double> lowest;

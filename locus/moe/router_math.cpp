@@ -223,16 +223,18 @@ Assignment within_shared_capacity(const RouterConfig& config, const RouterContex
                                   const at::Tensor& weight_N, int64_t capacity,
                                   const at::Tensor& choice_N) {
   PooledRows rows = pooled_rows(context.pool, tokens, requested.token_N);
-  const at::Tensor expert = rows.gather(requested.expert_N);
-  const at::Tensor value_N =
-      config.drop_policy == "random" ? draws_of(context, tokens, requested) : weight_N;
-  at::Tensor order = precedence(config.drop_policy, rows.gather(value_N));
+  std::vector<at::Tensor> own{requested.expert_N, config.drop_policy == "random"
+                                                      ? draws_of(context, tokens, requested)
+                                                      : weight_N};
+  if (choice_N.defined()) own.push_back(choice_N);
+  const std::vector<at::Tensor> all = rows.gather_together(own);
+  at::Tensor order = precedence(config.drop_policy, all[1]);
   if (choice_N.defined()) {
-    const at::Tensor choice = rows.gather(choice_N).index_select(0, order);
+    const at::Tensor choice = all[2].index_select(0, order);
     order = order.index_select(0, at::argsort(choice, /*stable=*/true));
   }
   return keep_where(requested,
-                    rows.own(within_capacity(expert, order, context.num_experts, capacity)));
+                    rows.own(within_capacity(all[0], order, context.num_experts, capacity)));
 }
 
 Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,

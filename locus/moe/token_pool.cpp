@@ -5,15 +5,33 @@
 namespace locus::moe {
 
 PooledRows::PooledRows(const TokenPool& pool, int64_t num_own, const at::Tensor& global_index_N)
-    : pool_(pool), num_own_(num_own) {
-  if (!global_index_N.defined()) return;
-  order_ = at::argsort(pool.gather(global_index_N).all, /*stable=*/true);
-}
+    : pool_(pool), num_own_(num_own), global_index_N_(global_index_N) {}
 
 at::Tensor PooledRows::gather(const at::Tensor& x_N) {
+  if (global_index_N_.defined() && !order_.defined()) {
+    order_ = at::argsort(pool_.gather(global_index_N_).all, /*stable=*/true);
+  }
   const comm::GatheredRows rows = pool_.gather(x_N);
   begin_ = rows.begin;
   return order_.defined() ? rows.all.index_select(0, order_) : rows.all;
+}
+
+std::vector<at::Tensor> PooledRows::gather_together(const std::vector<at::Tensor>& columns_N) {
+  std::vector<at::Tensor> sent;
+  for (const at::Tensor& column : columns_N) sent.push_back(column.detach().to(at::kDouble));
+  if (global_index_N_.defined()) sent.push_back(global_index_N_.to(at::kDouble));
+  const comm::GatheredRows rows = pool_.gather(at::stack(sent, 1));
+  begin_ = rows.begin;
+  if (global_index_N_.defined()) {
+    order_ = at::argsort(rows.all.select(1, std::ssize(columns_N)), /*stable=*/true);
+  }
+  std::vector<at::Tensor> all;
+  for (size_t i = 0; i < columns_N.size(); ++i) {
+    const at::Tensor column = rows.all.select(1, static_cast<int64_t>(i));
+    all.push_back((order_.defined() ? column.index_select(0, order_) : column.contiguous())
+                      .to(columns_N[i].scalar_type()));
+  }
+  return all;
 }
 
 at::Tensor PooledRows::own(const at::Tensor& x_all) const {

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <vector>
 
 #include "locus/comm/collectives.h"
 
@@ -35,8 +36,10 @@ class PooledRows {
   // is the order of the batch.
   PooledRows(const TokenPool& pool, int64_t num_own, const at::Tensor& global_index_N);
 
-  // Of all ranks; comes before the others.
+  // Of all ranks; one of these two comes before the others.
   at::Tensor gather(const at::Tensor& x_N);
+  // The same of several numbers of each row in one message: floats, or whole numbers below 2^53.
+  std::vector<at::Tensor> gather_together(const std::vector<at::Tensor>& columns_N);
   // This rank's rows of what belongs to all.
   at::Tensor own(const at::Tensor& x_all) const;
   // From rows of all to rows of this rank; negative or too large: another rank's.
@@ -45,6 +48,7 @@ class PooledRows {
  private:
   const TokenPool& pool_;
   int64_t num_own_;
+  at::Tensor global_index_N_;
   int64_t begin_ = 0;  // of this rank's rows in order of ranks
   at::Tensor order_;   // rows in order of ranks, sorted by the batch; undefined: they are sorted
 };

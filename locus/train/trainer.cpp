@@ -136,6 +136,7 @@ TrainOutcome Trainer::run(TrainerState state) {
     const bool last = state_.step == config.max_steps || outcome.signal != 0;
     if (state_.step % settings_.log.interval == 0 || last) {
       outcome.loss = interval.loss();
+      outcome.peak_rss_bytes = peak_resident_bytes();
       write_train_line(interval, lr);
       if (placement_) {
         for (const MetricLine& line : placement_->take_lines(state_.step)) write(line);

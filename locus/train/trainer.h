@@ -52,6 +52,7 @@ struct TrainOutcome {
   TrainerState state;
   double loss = std::nan("");  // of the last logged steps; NaN: there was no step
   double wall_s = 0;
+  int64_t peak_rss_bytes = 0;  // of this rank, when the last step was done
   int signal = 0;
 };
 

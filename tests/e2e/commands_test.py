@@ -37,6 +37,7 @@ def test_train_writes_a_run(folder):
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < losses[0], losses
+    assert lines[-1]["peak_rss_bytes"] >= max(line["rss_bytes"] for line in lines if line["kind"] == "train")
     assert {line["kind"] for line in lines} == {"run", "train", "moe", "valid", "checkpoint", "end"}
     moe = [line for line in lines if line["kind"] == "moe"][-1]
     assert sum(moe["tokens_per_expert"]) == 4 * 32 * 2 and len(moe["domain_expert"]) == 2

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 
 import corpus
@@ -28,9 +29,9 @@ RANKS = 4
 SEQUENCES = 8
 DEADLINE_S = 10
 # Tests wait for deadlines most of their time.
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 4
 # Beyond the deadline: to find out who is to blame and to end, on cores that are shared.
-AFTER_S = 20
+AFTER_S = 30
 # Between two reports of a rank about itself (comm/watchdog.cpp).
 REPORT_S = 1
 BASE = {"train.global_batch_size": SEQUENCES, "train.micro_batch_size": SEQUENCES // RANKS, "train.num_threads": 1,
@@ -361,14 +362,17 @@ def main():
             shutil.copytree(folder, own)
             launched.append(Test(args, own, name, launch, is_first=number == 0))
         running = [pool.submit(run_test, one, test) for one in TESTS if args.only in one.__name__ for test in launched]
-        for one in concurrent.futures.as_completed(running):
-            one.result()
-    return 0
+    failed = [one for one in running if one.exception() is not None]
+    return 1 if failed else 0
 
 
 def run_test(one, test):
     begin = time.monotonic()
-    one(test)
+    try:
+        one(test)
+    except BaseException:
+        test.say(f"{one.__name__}: FAILED\n{traceback.format_exc()}")
+        raise
     test.say(f"{one.__name__}: ok, {time.monotonic() - begin:.0f} s")
 
 

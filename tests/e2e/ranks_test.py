@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 import corpus
 import launchers
@@ -157,7 +158,11 @@ def run_tests(name, launch):
         for test in (test_losses, test_any_layout_resumes_any_other, test_placed_sequences, test_moving_experts,
                      test_one_message_of_what_is_wrong):
             begin = time.monotonic()
-            test(train, scratch, name, launch)
+            try:
+                test(train, scratch, name, launch)
+            except BaseException:
+                print(f"{test.__name__} under {name}: FAILED\n{traceback.format_exc()}", flush=True)
+                raise
             print(f"{test.__name__} under {name}: ok, {time.monotonic() - begin:.0f} s", flush=True)
 
 
@@ -168,8 +173,9 @@ def main():
         return 77
     # Side by side: launchers and ranks start for as long as they train.
     with concurrent.futures.ThreadPoolExecutor(len(found)) as pool:
-        for one in [pool.submit(run_tests, *launcher) for launcher in found]:
-            one.result()
+        running = [pool.submit(run_tests, *launcher) for launcher in found]
+    if any(one.exception() is not None for one in running):
+        return 1
     print("passed under " + " and ".join(name for name, _ in found))
     return 0
 

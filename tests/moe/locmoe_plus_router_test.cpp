@@ -84,6 +84,18 @@ TEST(Affinity, OfATokenOfZerosIsZeroWithAFiniteGradient) {
 
 TEST(LocMoePlusRouter, IsTopOneTokenChoiceWithoutThresholdAndCeiling) {
   const at::Tensor x = random_input(80, kHidden);
+  // By default, p of a sharp softmax with one expert, and weights that sum to 1 with several.
+  const auto weights_of = [&](int64_t top_k, const std::string& toml) {
+    auto router = router_of(config_with(top_k, 0), toml);
+    train(*router);
+    return router->route(x, tokens_of(80)).weight_N;
+  };
+  EXPECT_TRUE(at::equal(weights_of(1, ""), weights_of(1,
+                                                      "temperature = 0.3\n"
+                                                      "output_weight = \"probability\"\n")));
+  EXPECT_TRUE(at::equal(weights_of(3, ""),
+                        weights_of(3, "temperature = 1.0\noutput_weight = \"chosen\"\n")));
+  EXPECT_FALSE(at::equal(weights_of(3, ""), weights_of(3, "temperature = 0.3\n")));
   for (const bool is_chosen : {false, true}) {
     auto router =
         router_of(config_with(3, 0), format("theta = 0.0\nrho_end = 1.0\noutput_weight = \"{}\"\n",
@@ -316,6 +328,8 @@ TEST(LocMoePlusRouter, NamesWrongSettings) {
   const auto problem = [](const std::string& toml) {
     return only_problem(config_with(2, 1.0), kExperts, toml);
   };
+  EXPECT_EQ(problem("temperature = -0.1\n"),
+            "moe.locmoe_plus.temperature = -0.1: must be 0 or more");
   EXPECT_EQ(problem("theta = 1.5\n"), "moe.locmoe_plus.theta = 1.5: must be 0 to 1");
   EXPECT_EQ(problem("rho_end = 0.0\n"),
             "moe.locmoe_plus.rho_end = 0: must be above 0 and at most 1");

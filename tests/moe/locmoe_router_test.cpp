@@ -91,6 +91,7 @@ TEST(LocMoeRouter, IsSharpWithOneExpertAndSoftWithSeveral) {
   config.top_k = 2;
   const Routing two = router_of(config, context_of(6, 24))->route(x, tokens_of(30));
   EXPECT_TRUE(at::allclose(two.probability_TE, at::softmax(value_TE, 1), 1e-5, 1e-7));
+  EXPECT_TRUE(at::allclose(two.weight_N.view({30, 2}).sum(1), at::ones({30})));
 }
 
 TEST(LocMoeRouter, LetsTheModelsLossTeachTheGateThroughAWeightOfOne) {

@@ -52,12 +52,13 @@ class Metrics(unittest.TestCase):
                               "inter_bytes": 10.0 * step, "least_inter_bytes": 10.0 * step, "inter_messages": 3,
                               "flight_s": 0.2, "exposed_s": 0.1 * (layer + 1), "plan_s": 0.05})
             lines.append({"kind": "train", "step": step, "step_time_s": float(step), "time_reduce_s": 0.5})
+        lines.append({"kind": "end", "peak_rss_bytes": 5})
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def test_layers_are_summed_and_the_warm_up_is_left_out(self):
         self.write([1, 2, 3, 4])
         steps = measured.read_steps(self.path)
-        self.assertEqual(steps.seconds, [3.0, 4.0])
+        self.assertEqual((steps.seconds, steps.peak_rss_bytes), ([3.0, 4.0], 5))
         self.assertEqual(steps.exchange["inter_bytes"], [60.0, 80.0])
         self.assertAlmostEqual(steps.waited_s, 0.4)
         self.assertAlmostEqual(steps.waited_share, (0.4 / 3 + 0.4 / 4) / 2)
