@@ -39,9 +39,9 @@ class PooledGate {
   at::Tensor length_E_;  // of the gate's rows; undefined: 1
 };
 
-// What the settings leave open, as it measured best (docs/locality.md). One expert's output is
-// weighed by its probability, which is sharp so that the output counts; those of several have
-// weights that sum to 1, and are soft.
+// What the settings leave open, as it measured best (benchmarks/locality, gate). One expert's
+// output is weighed by its probability, which is sharp so that the output counts; those of several
+// have weights that sum to 1, and are soft.
 double temperature_or_default(double temperature, int64_t top_k);  // 0 is open
 // "auto" is open; `of_several`: the router's word for weights that sum to 1.
 std::string output_weight_or_default(const std::string& output_weight, int64_t top_k,

@@ -1,11 +1,11 @@
 #include "locus/train/machine.h"
 
 #include <ATen/ATen.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
+#include <fstream>
+#include <string>
 
 #include "locus/ops/linear.h"
 
@@ -30,26 +30,23 @@ double measure_matmul_rate(at::ScalarType type, at::Device device) {
   return best;
 }
 
-int64_t resident_bytes() {
-  int64_t total = 0;
-  int64_t resident = 0;
-  std::FILE* file = std::fopen("/proc/self/statm", "r");
-  if (file == nullptr) return 0;
-  const int fields = std::fscanf(file, "%ld %ld", &total, &resident);
-  std::fclose(file);
-  return fields == 2 ? resident * ::sysconf(_SC_PAGESIZE) : 0;
+namespace {
+
+// A line of /proc/self/status, bytes; 0 where there is none.
+int64_t status_bytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    int64_t kib = 0;
+    if (word == key && status >> kib) return kib * 1024;
+  }
+  return 0;
 }
 
-int64_t peak_resident_bytes() {
-  // Not getrusage: its peak is also that of the launcher whose place this program took.
-  std::FILE* file = std::fopen("/proc/self/status", "r");
-  if (file == nullptr) return 0;
-  int64_t kib = 0;
-  for (char line[256]; std::fgets(line, sizeof line, file) != nullptr;) {
-    if (std::sscanf(line, "VmHWM: %ld kB", &kib) == 1) break;
-  }
-  std::fclose(file);
-  return kib * 1024;
-}
+}  // namespace
+
+int64_t resident_bytes() { return status_bytes("VmRSS:"); }
+
+// Not getrusage's: that is also the peak of the launcher whose place this program took.
+int64_t peak_resident_bytes() { return status_bytes("VmHWM:"); }
 
 }  // namespace locus::train

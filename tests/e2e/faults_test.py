@@ -31,7 +31,7 @@ DEADLINE_S = 10
 # Tests wait for deadlines most of their time.
 SIDE_BY_SIDE = 4
 # Beyond the deadline: to find out who is to blame and to end, on cores that are shared.
-AFTER_S = 30
+AFTER_S = 20
 # Between two reports of a rank about itself (comm/watchdog.cpp).
 REPORT_S = 1
 BASE = {"train.global_batch_size": SEQUENCES, "train.micro_batch_size": SEQUENCES // RANKS, "train.num_threads": 1,

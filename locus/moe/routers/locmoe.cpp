@@ -14,7 +14,7 @@
 //   lower one, and so equal tokens may go different ways on different nodes.
 // - With top_k = 1 the softmax is sharper than the paper's, temperature 0.3: at 1, p of unit values
 //   is 0.2 for the best of 16 experts, and scales its output down to little. With more experts the
-//   weights of a token sum to 1. docs/locality.md has the losses of both and of others. A weight
+//   weights of a token sum to 1. benchmarks/locality compares these and others. A weight
 //   that is 1 whatever the gate says (`output_weight = "one"`, one expert) has no gradient, and
 //   only the balance and locality losses teach the gate (that is, the layer before: it has no
 //   weights of its own). "straight_through" is 1, too, but has the gradient of p over a constant.
