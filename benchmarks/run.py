@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import bench  # noqa: E402: the tree first
 
 THEMES = ("start", "moe_layer", "gate", "train_step", "roofline", "generate", "tokenize", "loader", "checkpoint",
-          "placement")
+          "placement", "assignment")
 # Of many ranks: run only when named, so that all the others together stay within their time.
 NAMED_THEMES = ("exchange", "cluster")
 PEERS = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors")

@@ -20,7 +20,7 @@ ALLOWED = {  # bottom-up: each folder includes these and itself, so a cycle cann
     "convert": "base io ops model",
     "train": "base io data placement ops comm nn moe model",
     "eval": "base data ops comm moe model",
-    "evolve": "base moe model train",
+    "evolve": "base ops moe model train",
     "search": "base moe model train eval",
     "app": "base cluster io data report placement ops comm nn moe model simulate convert train eval evolve search",
     "cli": "base app/commands.h",

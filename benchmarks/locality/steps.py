@@ -17,7 +17,7 @@ SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
 # Counts of domains are taken up at every fourth step and count from three steps on; with two rounds there are 54
 # steps of each variant. One micro-batch a step, so that ranks wait for each other seldom but for the rows.
 WARMUP, STEPS = 8, 27
-MOST_TRIES = 2  # of a rate: minutes each; up to step_time.WORST beside the wanted share will do
+MOST_TRIES = 4  # of a rate: minutes each; up to step_time.WORST beside the wanted share will do
 COMMAND = "make bench-locality"
 PER_RANK = {"train.micro_batch_size": 8, "train.global_batch_size": 64, "data.prefetch": 1,
             "parallel.expert_model_parallel_size": NUM_RANKS, "lr_schedule.lr": 1e-5, "lr_schedule.min_lr": 1e-6,

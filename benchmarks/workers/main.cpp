@@ -4,7 +4,7 @@
 namespace locus::benchmarks {
 
 MakeWorker make_moe_layer, make_expert_gemms, make_square_product, make_train_step, make_step_part,
-    make_generate, make_loader, make_checkpoint, make_gate, make_placement;
+    make_generate, make_loader, make_checkpoint, make_gate, make_placement, make_auction;
 
 }  // namespace locus::benchmarks
 
@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
                    {"loader", "batches out of a corpus", make_loader},
                    {"checkpoint", "saving and loading about 1 GB", make_checkpoint},
                    {"gate", "a router's gate alone, forward and backward", make_gate},
+                   {"auction", "tokens shared out evenly over experts", make_auction},
                    {"placement", "sequences shared out over many ranks", make_placement},
                });
 }

@@ -24,6 +24,7 @@ struct LayerOptions {
   int64_t num_experts = 8;
   int64_t top_k = 2;
   int64_t intermediate_size = 1376;
+  std::string router = "top_k";
   std::string dtype = "float32";
   std::string weights_dtype;
 
@@ -34,6 +35,7 @@ struct LayerOptions {
     v("num_experts", num_experts, "experts");
     v("top_k", top_k, "experts per token");
     v("intermediate_size", intermediate_size, "width of one expert");
+    v("router", router, "router");
     v("dtype", dtype, "type that computes");
     v("weights_dtype", weights_dtype,
       "type of the experts' weights and their gradients; empty: the one that computes");
@@ -53,13 +55,16 @@ Bench make_bench(const LayerOptions& options) {
   moe::MoeConfig config;
   config.num_experts = options.num_experts;
   config.intermediate_size = options.intermediate_size;
+  config.router.type = options.router;
   config.router.top_k = options.top_k;
   config.router.aux_loss_coeff = 0;
   moe::RouterContext context;
   context.hidden_size = options.hidden_size;
   context.num_experts = options.num_experts;
-  const OptionSet router = moe::find_router("top_k").options();
-  read_toml("router", "norm_topk_prob = false", {}, router.fields());  // as OLMoE
+  const OptionSet router = moe::find_router(options.router).options();
+  if (options.router == "top_k") {
+    read_toml("router", "norm_topk_prob = false", {}, router.fields());  // as OLMoE
+  }
 
   auto generator = at::detail::createCPUGenerator(/*seed=*/1);
   const auto draw = [&generator](at::IntArrayRef shape) { return at::randn(shape, generator); };

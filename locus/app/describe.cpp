@@ -70,7 +70,7 @@ std::string describe_traffic(const RunConfig& config, const model::ParameterCoun
     const double row_bytes = static_cast<double>(config.model.hidden_size) * (is_narrow ? 2 : 4);
     const double rows =
         static_cast<double>(config.train.global_batch_size * config.data.sequence_length) / ranks *
-        moe::find_router(config.moe.router.type).experts_per_token(config.moe.router) *
+        moe::find_router(config.moe.router.type).experts_per_token(config.moe) *
         static_cast<double>(num_moe_layers(config));
     out += row("token rows, tokens anywhere", short_bytes(4 * rows * row_bytes * (1 - 1 / ep)));
   }
@@ -98,10 +98,9 @@ std::string describe_model(const RunConfig& config, int64_t num_ranks) {
   out += row("vocabulary, sequence", format("{}, {}", m.vocab_size, config.data.sequence_length));
   if (has_moe) {
     out += row("MoE layers", moe_layers_text(config));
-    out +=
-        row("experts, width, per token",
-            format("{}, {}, {}", config.moe.num_experts, config.moe.intermediate_size,
-                   moe::find_router(config.moe.router.type).experts_per_token(config.moe.router)));
+    out += row("experts, width, per token",
+               format("{}, {}, {}", config.moe.num_experts, config.moe.intermediate_size,
+                      moe::find_router(config.moe.router.type).experts_per_token(config.moe)));
     out += row("router", config.moe.router.type);
   }
   out += "parameters\n";
@@ -115,7 +114,8 @@ std::string describe_model(const RunConfig& config, int64_t num_ranks) {
     out +=
         row("experts (active)", number(count.experts) + " (" + number(count.active_experts) + ")");
   if (count.shared_experts > 0) out += row("shared experts", number(count.shared_experts));
-  out += row("routers, norms", number(count.routers) + ", " + number(count.norms));
+  out += row("routers, norms",
+             number(count.routers + count.router_tables) + ", " + number(count.norms));
   const double forward = model::forward_flops_per_token(m, config.moe, config.data.sequence_length);
   out += "FLOPs per token\n";
   out += row("forward, training", short_number(forward) + ", " + short_number(3 * forward));

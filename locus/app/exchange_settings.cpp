@@ -74,7 +74,7 @@ std::string settle_exchange(const RunConfig& config, double flops_per_s,
   if (layers == 0) return "none: no layer has experts";
   const moe::ExchangeLoad load{
       .num_experts = config.moe.num_experts,
-      .top_k = moe::find_router(config.moe.router.type).experts_per_token(config.moe.router),
+      .top_k = moe::find_router(config.moe.router.type).experts_per_token(config.moe),
       .num_tokens = num_tokens,
       .row_bytes = static_cast<double>(config.model.hidden_size) * (half ? 2 : 4),
       .expert_flops = 2 * static_cast<double>(count.active_experts) / layers * num_tokens,

@@ -10,6 +10,7 @@
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/toml.h"
+#include "locus/evolve/phases.h"
 #include "locus/model/family.h"
 #include "locus/moe/domain_groups.h"
 #include "locus/moe/exchange.h"
@@ -297,6 +298,12 @@ std::vector<std::string> RunConfig::problems() const {
   check_moe(*this, out);
   check_data(data, out);
   check_training(*this, out);
+  out.append(evolve::problems(
+      evolve, model, moe,
+      {.max_steps = train.max_steps,
+       .warmup_steps = lr_schedule.warmup_steps,
+       .starts_from_weights = !checkpoint.initial_load_path.empty(),
+       .expert_model_parallel_size = std::max<int64_t>(1, parallel.expert_model_parallel_size)}));
   return out.take();
 }
 
@@ -332,7 +339,9 @@ RunConfig on_top_of_folder(const std::string& source, const std::string& text,
   read_toml(source, text, overrides, config.fields());
   if (config.model.vocab_size == 0) config.model.vocab_size = shape.model.vocab_size;
   std::string problems;
-  for (const model::ShapeDifference& one : model::differences(shape_of(config), shape)) {
+  model::Shape first_phase = shape_of(config);  // whose weights they are
+  evolve::apply_phase(config.evolve, 0, first_phase.model, first_phase.moe);
+  for (const model::ShapeDifference& one : model::differences(first_phase, shape)) {
     if (model::is_of_training(one.setting)) continue;
     problems += format("{}{} = {} contradicts {} ({}), where the shape comes from{}",
                        problems.empty() ? "" : "\n", one.setting, one.value, path,
@@ -435,6 +444,7 @@ bool makes_shape(const std::string& key) {
                                           "model.qk_norm",
                                           "model.tie_word_embeddings",
                                           "model.position_embedding_type",
+                                          "evolve.num_experts",
                                           "moe.num_experts",
                                           "moe.domain_groups",
                                           "moe.intermediate_size",

@@ -9,6 +9,7 @@
 #include "locus/comm/config.h"
 #include "locus/data/config.h"
 #include "locus/eval/config.h"
+#include "locus/evolve/config.h"
 #include "locus/model/config.h"
 #include "locus/moe/config.h"
 #include "locus/train/config.h"
@@ -27,6 +28,7 @@ struct RunConfig {
   train::CheckpointConfig checkpoint;
   train::LogConfig log;
   eval::EvalConfig eval;
+  evolve::EvolveConfig evolve;
   // The routers' own settings, by router name: [moe.<name>].
   std::map<std::string, OptionSet> router_options;
 
@@ -49,6 +51,7 @@ struct RunConfig {
     v("checkpoint", checkpoint, "");
     v("log", log, "");
     v("eval", eval, "");
+    v("evolve", evolve, "");
   }
 
   // Every key, options of all routers included; of the chosen router alone with `chosen_only`.

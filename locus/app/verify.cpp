@@ -8,13 +8,16 @@
 #include <sstream>
 
 #include "locus/app/commands.h"
+#include "locus/app/evolution.h"
 #include "locus/app/session.h"
 #include "locus/app/text_table.h"
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/log.h"
 #include "locus/base/random.h"
+#include "locus/base/toml.h"
 #include "locus/data/indexed_dataset.h"
+#include "locus/evolve/spawn.h"
 #include "locus/moe/router.h"
 #include "locus/train/layout_trace.h"
 
@@ -94,6 +97,36 @@ train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& op
   return trace;
 }
 
+// From one expert to all of them, after the step that the settings say: the model of one expert is
+// whole on every rank.
+void add_evolution(RunConfig& config, const data::SampleSource& source, train::TraceConfig& trace) {
+  const evolve::EvolveConfig& evolve = config.evolve;
+  if (evolve.num_experts.empty()) return;
+  if (evolve.num_experts != std::vector<int64_t>{1} || evolve.spawn_steps.front() == 0 ||
+      evolve.spawn_steps.front() >= trace.num_steps) {
+    throw ConfigError(
+        "verify grows a model from one expert, within its steps: set evolve.num_experts = [1] and "
+        "evolve.spawn_steps to 1 to {}, not {} and {}",
+        trace.num_steps - 1, locus::to_toml(&config.evolve.num_experts),
+        locus::to_toml(&config.evolve.spawn_steps));
+  }
+  model::DecoderConfig grown = trace.decoder;
+  grown.first_step = evolve.spawn_steps.front();
+  const RunConfig one_expert = in_phase(config, 0);
+  trace.decoder = decoder_config(one_expert);
+  add_data_counts(one_expert, source, trace.decoder);
+  trace.after_step = [grown, evolve, &trace](int64_t step, train::TracedModel& traced) {
+    if (step != grown.first_step) return false;
+    model::DecoderConfig shape = grown;
+    shape.parallel = traced.decoder->config().parallel;
+    train::TracedModel child = trace.make(shape);
+    evolve::spawn({*traced.decoder, traced.optimizer.get()}, *child.decoder, *child.optimizer,
+                  evolve);
+    traced = std::move(child);
+    return true;
+  };
+}
+
 }  // namespace
 
 void verify(const VerifyOptions& options, std::ostream& out) {
@@ -112,7 +145,8 @@ void verify(const VerifyOptions& options, std::ostream& out) {
   const auto source = open_source(config, scratch.path(), options.steps);
   source->check_trainable();
   settle_domain_groups(config, *source);
-  const train::TraceConfig trace = trace_config(config, options, *source);
+  train::TraceConfig trace = trace_config(config, options, *source);
+  add_evolution(config, *source, trace);
   for (const train::LayoutName& layout : layouts) train::check_layout(layout, trace);
   const double tolerance = trace.float64 ? kFloat64Tolerance : kFloat32Tolerance;
 

@@ -41,7 +41,8 @@ struct FieldCollector {
 
   template <class T>
   void operator()(std::string_view name, T& value, std::string_view doc) {
-    const std::string path = prefix + std::string(name);
+    std::string path = prefix;  // not +: GCC 12 then warns of a copy of half the address space
+    path += name;
     if constexpr (requires(T & t, FieldCollector & v) { t.visit_fields(v); }) {
       FieldCollector nested{fields, path + "."};
       value.visit_fields(nested);

@@ -45,16 +45,22 @@ at::Tensor sum_over(ProcessGroup* group, const at::Tensor& x) {
 GatheredRows gather_rows(ProcessGroup* group, const at::Tensor& x_ND) {
   if (group == nullptr) return {x_ND, 0};
   const std::vector<int64_t> rows = gather_counts(*group, x_ND.size(0));
-  const int64_t begin = std::accumulate(rows.begin(), rows.begin() + group->rank(), int64_t{0});
   const at::Tensor x = x_ND.detach().contiguous();
   if (std::all_of(rows.begin(), rows.end(), [&](int64_t n) { return n == rows.front(); })) {
-    const at::Tensor all = at::empty(with_rows(x, rows.front() * group->size()), x.options());
-    group->all_gather(all, x)->wait();
-    return {all, begin};
+    return gather_equal_rows(group, x);
   }
   // To everyone the same rows: an all-to-all of copies, since an all-gather wants equal numbers.
   const std::vector<int64_t> own(rows.size(), x.size(0));
+  const int64_t begin = std::accumulate(rows.begin(), rows.begin() + group->rank(), int64_t{0});
   return {exchange(*group, at::cat(std::vector<at::Tensor>(rows.size(), x)), own, rows), begin};
+}
+
+GatheredRows gather_equal_rows(ProcessGroup* group, const at::Tensor& x_ND) {
+  if (group == nullptr) return {x_ND, 0};
+  const at::Tensor x = x_ND.detach().contiguous();
+  const at::Tensor all = at::empty(with_rows(x, x.size(0) * group->size()), x.options());
+  group->all_gather(all, x)->wait();
+  return {all, x.size(0) * group->rank()};
 }
 
 std::vector<std::string> gather_texts(ProcessGroup* group, const std::string& text) {

@@ -22,6 +22,8 @@ struct GatheredRows {
   int64_t begin = 0;  // where this rank's rows are
 };
 GatheredRows gather_rows(ProcessGroup* group, const at::Tensor& x_ND);
+// The same where all ranks have equally many: one message, and no word of how many first.
+GatheredRows gather_equal_rows(ProcessGroup* group, const at::Tensor& x_ND);
 
 // The texts of all ranks, in order; of this one alone where the group is null.
 std::vector<std::string> gather_texts(ProcessGroup* group, const std::string& text);

@@ -39,10 +39,12 @@ class GlooTransport : public Transport {
       auto options = Gloo::Options::create(
           std::chrono::milliseconds(static_cast<int64_t>(settings_.timeout_s * 1e3)));
       options->devices.push_back(device());
-      return with_direct_messages(
-          make_c10d_group("gloo", name, ranks, rank,
-                          c10::make_intrusive<Gloo>(store, static_cast<int>(rank),
-                                                    static_cast<int>(ranks.size()), options)));
+      const auto backend = c10::make_intrusive<Gloo>(store, static_cast<int>(rank),
+                                                     static_cast<int>(ranks.size()), options);
+      // A member that has its own connections may be done and gone before another, still
+      // connecting, has looked at the one to it: all wait until all are connected.
+      if (ranks.size() > 1) backend->barrier()->wait();
+      return with_direct_messages(make_c10d_group("gloo", name, ranks, rank, backend));
     } catch (const std::exception& error) {
       throw CommError("gloo: the ranks of group {} do not come together within {} s: {}", name,
                       settings_.timeout_s, first_line(error));

@@ -119,7 +119,8 @@ class DecoderLayer : public torch::nn::Module {
                                        .pool = moe::TokenPool(config.parallel.world),
                                        .node_of_expert = node_of_expert(config),
                                        .node = own_node(config.parallel),
-                                       .allowed_GE = moe::allowed_experts(config.moe)};
+                                       .allowed_GE = moe::allowed_experts(config.moe),
+                                       .first_step = config.first_step};
       moe_ = register_module(
           "moe", std::make_shared<moe::MoeLayer>(config.moe, context, config.router_options,
                                                  activation, model_.mlp_bias, config.parallel));

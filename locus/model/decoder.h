@@ -34,6 +34,7 @@ struct DecoderConfig {
   // Tokens of each domain of moe.domain_groups, [G][V]; empty: come with the weights.
   std::vector<std::vector<int64_t>> domain_token_counts;
   comm::ParallelContext parallel;  // of the experts, this rank holds its part
+  int64_t first_step = 0;          // from which it has these experts (moe/router.h)
 };
 
 // True where layer `index` (from 0) has experts.

@@ -55,8 +55,13 @@ void add_feed_forward(Slices& out, const ModelConfig& model, int64_t width, cons
 
 void add_moe(Slices& out, const ModelConfig& model, const moe::MoeConfig& moe,
              const std::string& name, const std::string& ours, const LlamaNames& names) {
-  if (moe::find_router(moe.router.type).has_gate)
-    out.push_back({name + ".gate.weight", ours + ".router.weight"});
+  for (const moe::RouterParameter& one :
+       moe::find_router(moe.router.type)
+           .parameters({moe.num_experts, model.hidden_size, model.vocab_size})) {
+    const std::string parameter = ours + ".router." + one.name;
+    // The gate of every public family; what else a router has goes by our own names.
+    out.push_back({one.name == "weight" ? name + ".gate.weight" : parameter, parameter});
+  }
   const bool fused = names.layout == ExpertLayout::kFused;
   if (fused) {
     out.push_back({name + ".experts.gate_up_proj", ours + ".experts.up_proj"});
@@ -134,7 +139,7 @@ void norm_topk_key(ConfigKeys& keys, Shape& shape, std::string_view absent) {
 void routing_keys(ConfigKeys& keys, Shape& shape, std::string_view top_k, std::string_view coeff) {
   moe::RouterConfig& router = shape.moe.router;
   if (!keys.is_reading()) {
-    const double asked = moe::find_router(router.type).experts_per_token(router);
+    const double asked = moe::find_router(router.type).experts_per_token(shape.moe);
     router.top_k = std::max<int64_t>(1, std::llround(asked));
   }
   keys.value("num_experts_per_tok", &router.top_k, top_k);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "locus/model/decoder.h"
 #include "locus/moe/router.h"
@@ -51,8 +53,13 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
     const int64_t expert = feed_forward_size(model, moe.intermediate_size);
     count.experts += expert * moe.num_experts;
     count.active_experts += static_cast<int64_t>(
-        std::llround(static_cast<double>(expert) * router.experts_per_token(moe.router)));
-    if (router.has_gate) count.routers += moe.num_experts * model.hidden_size;
+        std::llround(static_cast<double>(expert) * router.experts_per_token(moe)));
+    for (const moe::RouterParameter& one :
+         router.parameters({moe.num_experts, model.hidden_size, model.vocab_size})) {
+      const int64_t size =
+          std::accumulate(one.shape.begin(), one.shape.end(), int64_t{1}, std::multiplies<>());
+      (one.is_table ? count.router_tables : count.routers) += size;
+    }
     if (moe.shared_expert_intermediate_size > 0) {
       count.shared_experts += feed_forward_size(model, moe.shared_expert_intermediate_size);
       if (moe.shared_expert_gate) count.shared_experts += model.hidden_size;
@@ -91,7 +98,7 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     double values = 5 * hidden + 3 * qkv;  // norms, residuals, attention in and out, rotated heads
     if (is_moe_layer(moe, i)) {
-      const double k = router.experts_per_token(moe.router);
+      const double k = router.experts_per_token(moe);
       values += k * (2 * hidden + static_cast<double>(up_rows(model, moe.intermediate_size)));
       values += static_cast<double>(up_rows(model, moe.shared_expert_intermediate_size));
     } else {

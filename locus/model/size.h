@@ -15,12 +15,14 @@ struct ParameterCount {
   int64_t experts = 0;         // all routed experts
   int64_t active_experts = 0;  // of one token
   int64_t shared_experts = 0;
-  int64_t routers = 0;
+  int64_t routers = 0;        // matrices
+  int64_t router_tables = 0;  // that are looked up by token
   int64_t norms = 0;
   int64_t output = 0;  // 0 when tied
 
   int64_t total() const {
-    return embedding + attention + dense_mlp + experts + shared_experts + routers + norms + output;
+    return embedding + attention + dense_mlp + experts + shared_experts + routers + router_tables +
+           norms + output;
   }
   int64_t active() const { return total() - experts + active_experts; }
 };

@@ -175,7 +175,14 @@ std::optional<Sizes> attention_shape(const ModelConfig& model, const std::string
 std::optional<Sizes> moe_shape(const ModelConfig& model, const moe::MoeConfig& moe,
                                const std::string& name) {
   const auto below = [&name](std::string_view block) { return name.substr(block.size()); };
-  if (name == "router.weight") return Sizes{moe.num_experts, model.hidden_size};
+  if (name.starts_with("router.")) {
+    for (const moe::RouterParameter& one :
+         moe::find_router(moe.router.type)
+             .parameters({moe.num_experts, model.hidden_size, model.vocab_size})) {
+      if (one.name == below("router.")) return one.shape;
+    }
+    return std::nullopt;
+  }
   if (name == "shared_expert_gate.weight") return Sizes{1, model.hidden_size};
   if (name.starts_with("shared_expert.")) {
     return feed_forward_shape(model, moe.shared_expert_intermediate_size, below("shared_expert."));

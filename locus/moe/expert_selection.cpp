@@ -117,7 +117,8 @@ Selection select_by_experts(const Candidates& candidates, int64_t num_experts, i
   const auto of_left = [&](const at::Tensor& x) { return x.index_select(0, left_N); };
   PooledRows rows = pooled_rows(pool, tokens, of_left(candidates.token_N));
   const std::vector<at::Tensor> all =
-      rows.gather_together({of_left(expert_N), of_left(candidates.affinity_N), of_left(mass_N)});
+      rows.gather_together({of_left(expert_N), of_left(candidates.affinity_N), of_left(mass_N)},
+                           /*is_even=*/false);
   const std::vector<double> expert_of = numbers_of(all[0]), affinity_of = numbers_of(all[1]),
                             mass_of = numbers_of(all[2]);
   const at::Tensor order = precedence("probs", all[1]).cpu();

@@ -9,46 +9,73 @@ namespace locus::moe {
 
 using RouterOptions = OptionSet();
 using ValidateRouter = std::vector<std::string>(const RouterConfig&, int64_t, const OptionSet&);
+using RouterParameters = std::vector<RouterParameter>(const RouterSizes&);
 
 // Defined in routers/<name>.cpp.
 MakeRouter make_top_k_router, make_switch_router, make_gshard_router, make_hash_router,
-    make_expert_choice_router, make_locmoe_router, make_locmoe_plus_router;
+    make_expert_choice_router, make_base_layer_router, make_stablemoe_router, make_xmoe_router,
+    make_dense_to_sparse_router, make_soft_router, make_locmoe_router, make_locmoe_plus_router;
 RouterOptions top_k_options, switch_options, gshard_options, hash_options, expert_choice_options,
+    base_layer_options, stablemoe_options, xmoe_options, dense_to_sparse_options, soft_options,
     locmoe_options, locmoe_plus_options;
 ValidateRouter validate_top_k, validate_switch, validate_gshard, validate_hash,
-    validate_expert_choice, validate_locmoe, validate_locmoe_plus;
+    validate_expert_choice, validate_base_layer, validate_stablemoe, validate_xmoe,
+    validate_dense_to_sparse, validate_soft, validate_locmoe, validate_locmoe_plus;
+RouterParameters stablemoe_parameters, xmoe_parameters;
 
 namespace {
 
-double one_expert(const RouterConfig&) { return 1; }
-double two_experts(const RouterConfig&) { return 2; }
-double top_k_experts(const RouterConfig& config) { return static_cast<double>(config.top_k); }
-double capacity_experts(const RouterConfig& config) {
-  return config.capacity_factor > 0 ? config.capacity_factor : 2;
+std::vector<RouterParameter> no_parameters(const RouterSizes&) { return {}; }
+// Logits of all experts, linear in the token.
+std::vector<RouterParameter> linear_gate(const RouterSizes& sizes) {
+  return {{"weight", {sizes.num_experts, sizes.hidden_size}}};
 }
-double ceiling_experts(const RouterConfig& config) {
-  const auto named = static_cast<double>(config.top_k);
-  return config.capacity_factor > 0 ? std::min(config.capacity_factor, named) : named;
+
+double one_expert(const MoeConfig&) { return 1; }
+double two_experts(const MoeConfig&) { return 2; }
+double all_experts(const MoeConfig& config) { return static_cast<double>(config.num_experts); }
+double top_k_experts(const MoeConfig& config) { return static_cast<double>(config.router.top_k); }
+double capacity_experts(const MoeConfig& config) {
+  return config.router.capacity_factor > 0 ? config.router.capacity_factor : 2;
+}
+double ceiling_experts(const MoeConfig& config) {
+  const double named = top_k_experts(config);
+  const double factor = config.router.capacity_factor;
+  return factor > 0 ? std::min(factor, named) : named;
 }
 
 // The table is help text, error text, docs and test list.
 constexpr RouterEntry kRouters[] = {
     {"top_k", "k best experts; OLMoE, Mixtral, Qwen3 and DeepSeek-V3 by its options",
-     make_top_k_router, top_k_options, validate_top_k, top_k_experts, true, false, false},
+     make_top_k_router, top_k_options, validate_top_k, top_k_experts, linear_gate, false, false},
     {"switch", "top-1 with jitter, output times its probability (Fedus et al., 2021)",
-     make_switch_router, switch_options, validate_switch, one_expert, true, false, false},
+     make_switch_router, switch_options, validate_switch, one_expert, linear_gate, false, false},
     {"gshard", "top-2 with a random second expert (Lepikhin et al., 2020)", make_gshard_router,
-     gshard_options, validate_gshard, two_experts, true, false, false},
+     gshard_options, validate_gshard, two_experts, linear_gate, false, false},
     {"hash", "fixed experts by token id, nothing learned (Roller et al., 2021)", make_hash_router,
-     hash_options, validate_hash, top_k_experts, false, true, false},
+     hash_options, validate_hash, top_k_experts, no_parameters, true, false},
     {"expert_choice", "experts choose their tokens, perfect balance (Zhou et al., 2022)",
      make_expert_choice_router, expert_choice_options, validate_expert_choice, capacity_experts,
-     true, false, false},
+     linear_gate, false, false},
+    {"base_layer", "equal loads by an auction, best expert in evaluation (Lewis et al., 2021)",
+     make_base_layer_router, base_layer_options, validate_base_layer, one_expert, linear_gate,
+     false, false},
+    {"stablemoe", "learns the routing, distils it into token ids, freezes it (Dai et al., 2022)",
+     make_stablemoe_router, stablemoe_options, validate_stablemoe, one_expert, stablemoe_parameters,
+     false, false},
+    {"xmoe", "cosines in a space of few dimensions (Chi et al., 2022)", make_xmoe_router,
+     xmoe_options, validate_xmoe, top_k_experts, xmoe_parameters, false, false},
+    {"dense_to_sparse", "all experts at first, few as the gate sharpens (EvoMoE: Nie et al., 2021)",
+     make_dense_to_sparse_router, dense_to_sparse_options, validate_dense_to_sparse, top_k_experts,
+     linear_gate, false, false},
+    {"soft", "all experts for every token: what sparse ones are held against (Jacobs et al., 1991)",
+     make_soft_router, soft_options, validate_soft, all_experts, linear_gate, false, false},
     {"locmoe", "pooled gate without weights, tokens stay near (Li et al., 2024)",
-     make_locmoe_router, locmoe_options, validate_locmoe, top_k_experts, false, false, true},
+     make_locmoe_router, locmoe_options, validate_locmoe, top_k_experts, no_parameters, false,
+     true},
     {"locmoe_plus", "tokens and experts choose each other, fewer tokens over time (2024)",
-     make_locmoe_plus_router, locmoe_plus_options, validate_locmoe_plus, ceiling_experts, false,
-     false, true},
+     make_locmoe_plus_router, locmoe_plus_options, validate_locmoe_plus, ceiling_experts,
+     no_parameters, false, true},
 };
 
 std::string join(const std::vector<std::string>& words, std::string_view separator) {

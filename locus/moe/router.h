@@ -88,6 +88,8 @@ struct RouterContext {
   // bool [G, E]: the experts that each domain's tokens may have (moe/domain_groups.h). Undefined:
   // all.
   at::Tensor allowed_GE;
+  // Training step from which the layer has these experts: schedules count from there.
+  int64_t first_step = 0;
 };
 
 class Router : public torch::nn::Module {
@@ -135,6 +137,17 @@ class Router : public torch::nn::Module {
   const RouterContext context_;
 };
 
+// What a router's parameters are made for, and one of them as Router::named_parameters() has it. A
+// matrix takes part in a product with every token; a table is looked up.
+struct RouterSizes {
+  int64_t num_experts = 0, hidden_size = 0, vocab_size = 0;
+};
+struct RouterParameter {
+  std::string name;
+  std::vector<int64_t> shape;
+  bool is_table = false;
+};
+
 using MakeRouter = std::shared_ptr<Router>(const RouterConfig&, const RouterContext&,
                                            const OptionSet& options);
 
@@ -147,10 +160,10 @@ struct RouterEntry {
   // tensors.
   std::vector<std::string> (*validate)(const RouterConfig&, int64_t num_experts,
                                        const OptionSet& options);
-  double (*experts_per_token)(const RouterConfig&);  // asked for on average: size and FLOPs
-  bool has_gate;                                     // a [E, D] gate named "weight"
-  bool needs_token_frequency;                        // RouterContext::token_frequency
-  bool heeds_domain_groups;                          // RouterContext::allowed_GE
+  double (*experts_per_token)(const MoeConfig&);  // asked for on average: size and FLOPs
+  std::vector<RouterParameter> (*parameters)(const RouterSizes&);
+  bool needs_token_frequency;  // RouterContext::token_frequency
+  bool heeds_domain_groups;    // RouterContext::allowed_GE
 };
 
 std::span<const RouterEntry> router_entries();

@@ -106,6 +106,23 @@ at::Tensor init_gate_weight(const RouterContext& context) {
   return weight_ED;
 }
 
+at::Tensor init_centroids(const RouterContext& context, int64_t dim) {
+  constexpr double kLength = 0.1;
+  const at::Tensor row_EC = at::empty({context.num_experts, dim}, at::kDouble);
+  ops::keyed_normal_(row_EC, 1.0,
+                     random_key({context.seed, static_cast<uint64_t>(context.layer),
+                                 static_cast<uint64_t>(dim), name_key("centroids")}));
+  // Gram and Schmidt, row by row: the same on every machine, as a library's factors may not be.
+  for (int64_t e = 0; e < context.num_experts; ++e) {
+    at::Tensor row_C = row_EC[e];
+    for (int64_t before = 0; e < dim && before < e; ++before) {
+      row_C.sub_(row_EC[before] * row_C.dot(row_EC[before]));
+    }
+    row_C.div_(row_C.norm());
+  }
+  return (row_EC * kLength).to(at::kFloat);
+}
+
 at::Tensor gate_logits(const at::Tensor& x_TD, const at::Tensor& weight_ED) {
   const at::ScalarType type = compute_type(x_TD);
   return ops::linear(x_TD.to(type), weight_ED.to(type), {});
@@ -218,23 +235,29 @@ at::Tensor draws_of(const RouterContext& context, const TokenContext& tokens,
 
 }  // namespace
 
-Assignment within_shared_capacity(const RouterConfig& config, const RouterContext& context,
-                                  const TokenContext& tokens, const Assignment& requested,
-                                  const at::Tensor& weight_N, int64_t capacity,
-                                  const at::Tensor& choice_N) {
-  PooledRows rows = pooled_rows(context.pool, tokens, requested.token_N);
+SharedRequests::SharedRequests(const RouterConfig& config, const RouterContext& context,
+                               const TokenContext& tokens, const Assignment& requested,
+                               const at::Tensor& weight_N, bool is_even, const at::Tensor& choice_N)
+    : config_(config),
+      num_experts_(context.num_experts),
+      requested_(requested),
+      rows_(pooled_rows(context.pool, tokens, requested.token_N)) {
   std::vector<at::Tensor> own{requested.expert_N, config.drop_policy == "random"
                                                       ? draws_of(context, tokens, requested)
                                                       : weight_N};
   if (choice_N.defined()) own.push_back(choice_N);
-  const std::vector<at::Tensor> all = rows.gather_together(own);
-  at::Tensor order = precedence(config.drop_policy, all[1]);
-  if (choice_N.defined()) {
-    const at::Tensor choice = all[2].index_select(0, order);
+  all_ = rows_.gather_together(own, is_even);
+}
+
+at::Tensor SharedRequests::count_E() const { return count_experts(all_[0], num_experts_); }
+
+Assignment SharedRequests::within(int64_t capacity) const {
+  at::Tensor order = precedence(config_.drop_policy, all_[1]);
+  if (all_.size() > 2) {
+    const at::Tensor choice = all_[2].index_select(0, order);
     order = order.index_select(0, at::argsort(choice, /*stable=*/true));
   }
-  return keep_where(requested,
-                    rows.own(within_capacity(all[0], order, context.num_experts, capacity)));
+  return keep_where(requested_, rows_.own(within_capacity(all_[0], order, num_experts_, capacity)));
 }
 
 Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
@@ -245,7 +268,16 @@ Assignment within_capacity_factor(const RouterConfig& config, const RouterContex
   const int64_t capacity =
       expert_capacity(config.capacity_factor, requested_TK.size(0) * context.pool.num_ranks(),
                       requested_TK.size(1), context.num_experts);
-  return within_shared_capacity(config, context, tokens, requested, weight_N, capacity, choice_N);
+  const bool is_even = !choice_N.defined();
+  const SharedRequests shared(config, context, tokens, requested, weight_N, is_even, choice_N);
+  Assignment kept = shared.within(capacity);
+  if (is_even) take_counts(config, shared, kept);
+  return kept;
+}
+
+void take_counts(const RouterConfig& config, const SharedRequests& shared, Assignment& assignment) {
+  const bool is_wanted = config.aux_loss_coeff > 0 && config.aux_loss_scope == "micro_batch";
+  if (is_wanted && !assignment.count_E.defined()) assignment.count_E = shared.count_E();
 }
 
 int64_t capacity_of_drop_share(const at::Tensor& requested_E, double share) {

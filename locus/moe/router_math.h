@@ -26,6 +26,11 @@ at::ScalarType compute_type(const at::Tensor& x);
 // The gate's [E, D], float32, normal(0, init_std), drawn by (seed, layer) alone.
 at::Tensor init_gate_weight(const RouterContext& context);
 
+// Rows for experts, float32 [E, dim], that stand at right angles to each other and have length 0.1;
+// above `dim` experts they have that length alone. Drawn by (seed, layer, dim) alone. As BASE's
+// centroids are.
+at::Tensor init_centroids(const RouterContext& context, int64_t dim);
+
 // x W^T in the compute type of x.
 at::Tensor gate_logits(const at::Tensor& x_TD, const at::Tensor& weight_ED);
 
@@ -80,18 +85,37 @@ at::Tensor within_capacity(const at::Tensor& expert_N, const at::Tensor& precede
 PooledRows pooled_rows(const TokenPool& pool, const TokenContext& tokens,
                        const at::Tensor& token_N);
 
-// What is left of the assignments where an expert takes at most `capacity` of them over the tokens
-// of all ranks, by the drop policy of `config`. Assignments of a lower number in choice_N (if
-// defined) go first.
-Assignment within_shared_capacity(const RouterConfig& config, const RouterContext& context,
-                                  const TokenContext& tokens, const Assignment& requested,
-                                  const at::Tensor& weight_N, int64_t capacity,
-                                  const at::Tensor& choice_N = {});
+// What the tokens of all ranks ask for, which a limit on the experts is decided by: one message.
+// The limit drops by the policy of `config`; assignments of a lower number in choice_N (if defined)
+// go first.
+class SharedRequests {
+ public:
+  // is_even: each token has equally many requests, on all ranks.
+  SharedRequests(const RouterConfig& config, const RouterContext& context,
+                 const TokenContext& tokens, const Assignment& requested,
+                 const at::Tensor& weight_N, bool is_even, const at::Tensor& choice_N = {});
 
-// The same with the capacity by the factor of `config`; 0 keeps all. requested_TK must be there.
+  // Requests of each expert, of all ranks; float32 [E].
+  at::Tensor count_E() const;
+  // What is left of this rank's where an expert takes at most `capacity` of all.
+  Assignment within(int64_t capacity) const;
+
+ private:
+  const RouterConfig& config_;
+  int64_t num_experts_;
+  Assignment requested_;
+  PooledRows rows_;
+  std::vector<at::Tensor> all_;  // expert, weight, choice
+};
+
+// Limited by the factor of `config`; 0 keeps all. requested_TK must be there, and is what has been
+// asked for unless choice_N says more; then Assignment::count_E comes out of the same message.
 Assignment within_capacity_factor(const RouterConfig& config, const RouterContext& context,
                                   const TokenContext& tokens, const Assignment& requested,
                                   const at::Tensor& weight_N, const at::Tensor& choice_N = {});
+
+// Assignment::count_E, where the balance loss of `config` will ask for it.
+void take_counts(const RouterConfig& config, const SharedRequests& shared, Assignment& assignment);
 
 // The least capacity with which at most `share` of the requests are dropped; requested_E counts
 // those of each expert. At least 1.

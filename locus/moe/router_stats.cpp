@@ -49,6 +49,10 @@ double RouterStats::gradient_norm(double squared_sum) const {
   return std::sqrt(squared_sum) / static_cast<double>(std::max<int64_t>(1, num_batches));
 }
 
+double RouterStats::experts_per_token() const {
+  return sum_of(tokens_per_expert) / static_cast<double>(num_tokens);
+}
+
 double RouterStats::load_cv() const {
   const double mean = mean_load(*this);
   if (mean == 0) return 0;

@@ -33,7 +33,8 @@ struct RouterStats {
   // Of a loss for the logits of all tokens, from its squared norm: the loss of a step is the mean
   // of its micro-batches'.
   double gradient_norm(double squared_sum) const;
-  double load_cv() const;  // standard deviation / mean of tokens_per_expert
+  double experts_per_token() const;  // that computed it, on average; NaN: no tokens
+  double load_cv() const;            // standard deviation / mean of tokens_per_expert
   double load_max_over_mean() const;
   int64_t dead_experts() const;
   double dropped_share() const;         // of the requested assignments

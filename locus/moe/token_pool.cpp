@@ -16,11 +16,13 @@ at::Tensor PooledRows::gather(const at::Tensor& x_N) {
   return order_.defined() ? rows.all.index_select(0, order_) : rows.all;
 }
 
-std::vector<at::Tensor> PooledRows::gather_together(const std::vector<at::Tensor>& columns_N) {
+std::vector<at::Tensor> PooledRows::gather_together(const std::vector<at::Tensor>& columns_N,
+                                                    bool is_even) {
   std::vector<at::Tensor> sent;
   for (const at::Tensor& column : columns_N) sent.push_back(column.detach().to(at::kDouble));
   if (global_index_N_.defined()) sent.push_back(global_index_N_.to(at::kDouble));
-  const comm::GatheredRows rows = pool_.gather(at::stack(sent, 1));
+  const at::Tensor own = at::stack(sent, 1);
+  const comm::GatheredRows rows = is_even ? pool_.gather_equal(own) : pool_.gather(own);
   begin_ = rows.begin;
   if (global_index_N_.defined()) {
     order_ = at::argsort(rows.all.select(1, std::ssize(columns_N)), /*stable=*/true);

@@ -23,6 +23,9 @@ class TokenPool {
   comm::GatheredRows gather(const at::Tensor& x_N) const {
     return comm::gather_rows(group_.get(), x_N);
   }
+  comm::GatheredRows gather_equal(const at::Tensor& x_N) const {
+    return comm::gather_equal_rows(group_.get(), x_N);
+  }
 
  private:
   std::shared_ptr<comm::ProcessGroup> group_;
@@ -39,7 +42,8 @@ class PooledRows {
   // Of all ranks; one of these two comes before the others.
   at::Tensor gather(const at::Tensor& x_N);
   // The same of several numbers of each row in one message: floats, or whole numbers below 2^53.
-  std::vector<at::Tensor> gather_together(const std::vector<at::Tensor>& columns_N);
+  // Where every rank has equally many rows, no other message tells how many.
+  std::vector<at::Tensor> gather_together(const std::vector<at::Tensor>& columns_N, bool is_even);
   // This rank's rows of what belongs to all.
   at::Tensor own(const at::Tensor& x_all) const;
   // From rows of all to rows of this rank; negative or too large: another rank's.

@@ -72,6 +72,7 @@ constexpr Curve<MoePoint> kMoeCurves[] = {
     {"unrouted_share", &MoePoint::unrouted_share, false},
     {"entropy", &MoePoint::entropy, false},
     {"top_weight", &MoePoint::top_weight, false},
+    {"experts_per_token", &MoePoint::experts_per_token, false},
     {"balance_loss", &MoePoint::balance_loss, false},
     {"z_loss", &MoePoint::z_loss, false},
     {"locality_loss", &MoePoint::locality_loss, false},

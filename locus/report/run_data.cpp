@@ -62,6 +62,7 @@ constexpr Number<MoePoint> kMoeNumbers[] = {
     {"unrouted_share", &MoePoint::unrouted_share},
     {"entropy", &MoePoint::entropy},
     {"top_weight", &MoePoint::top_weight},
+    {"experts_per_token", &MoePoint::experts_per_token},
     {"balance_loss", &MoePoint::balance_loss},
     {"z_loss", &MoePoint::z_loss},
     {"locality_loss", &MoePoint::locality_loss},

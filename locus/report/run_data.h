@@ -44,7 +44,8 @@ struct MoePoint {
   std::vector<double> tokens_per_expert{};
   double load_cv = kMissing, load_max_over_mean = kMissing, dead_experts = kMissing;
   double dropped_share = kMissing, unrouted_share = kMissing, entropy = kMissing;
-  double top_weight = kMissing, balance_loss = kMissing, z_loss = kMissing;
+  double experts_per_token = kMissing, top_weight = kMissing, balance_loss = kMissing,
+         z_loss = kMissing;
   double balance_gradient_norm = kMissing, z_gradient_norm = kMissing;
   double locality_gradient_norm = kMissing;
   double locality_loss = kMissing, cosine = kMissing, calinski_harabasz = kMissing;

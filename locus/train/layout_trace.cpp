@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <optional>
 
 #include "locus/base/error.h"
 #include "locus/base/random.h"
@@ -150,13 +151,21 @@ void check_layout(const LayoutName& layout, const TraceConfig& config) {
   }
 }
 
+TracedModel TraceConfig::make(const model::DecoderConfig& shape) const {
+  OptimizerConfig settings = optimizer;
+  if (!float64) settings.adam_eps = std::max(settings.adam_eps, kFloat32Eps);
+  TracedModel made;
+  made.decoder = std::make_shared<model::Decoder>(shape);
+  if (float64) to_float64(*made.decoder);
+  made.optimizer = make_optimizer(settings, named_parameters(*made.decoder), shape.parallel);
+  return made;
+}
+
 std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig& config,
                                     const std::shared_ptr<const data::SampleSource>& source) {
   check_layout(layout, config);
   const int64_t world_size = layout.world_size();
   const int64_t micro = config.train.micro_batch_size / world_size;
-  OptimizerConfig settings = config.optimizer;
-  if (!config.float64) settings.adam_eps = std::max(settings.adam_eps, kFloat32Eps);
   std::vector<TraceStep> trace(static_cast<size_t>(config.num_steps));
   std::mutex mutex;
   comm::ParallelConfig parallel;
@@ -173,12 +182,11 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     model::DecoderConfig shape = config.decoder;
     shape.parallel = context;
     if (config.hooks.shape) config.hooks.shape(shape);
-    model::Decoder decoder(shape);
-    decoder.set_domain_names(source->domain_names());
-    if (config.float64) to_float64(decoder);
-    if (config.hooks.model) config.hooks.model(context, decoder);
-    const auto optimizer = make_optimizer(settings, named_parameters(decoder), context);
-    TrainStep train_step(decoder, *optimizer, config.train, at::kCPU);
+    TracedModel traced = config.make(shape);
+    traced.decoder->set_domain_names(source->domain_names());
+    if (config.hooks.model) config.hooks.model(context, *traced.decoder);
+    std::optional<TrainStep> train_step;
+    train_step.emplace(*traced.decoder, *traced.optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size},
                                    layout.placed ? shuffled_sequences : data::PlaceSequences());
@@ -186,9 +194,14 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     for (TraceStep& step : trace) {
       std::vector<data::Batch> batches = loader.next();
       if (config.hooks.batches) config.hooks.batches(context, batches);
-      const StepResult result = train_step.run(batches, config.lr, state);
+      const StepResult result = train_step->run(batches, config.lr, state);
       ++state.step;
-      if (layout.moved) shuffle_experts(decoder, *optimizer, state.step);
+      if (layout.moved) shuffle_experts(*traced.decoder, *traced.optimizer, state.step);
+      if (config.after_step && config.after_step(state.step, traced)) {
+        traced.decoder->set_domain_names(source->domain_names());
+        train_step.emplace(*traced.decoder, *traced.optimizer, config.train, at::kCPU);
+      }
+      const model::Decoder& decoder = *traced.decoder;
       const std::lock_guard lock(mutex);
       step.loss = result.loss;
       step.aux_loss = result.aux_loss;

@@ -16,6 +16,7 @@
 #include "locus/data/loader.h"
 #include "locus/model/decoder.h"
 #include "locus/train/config.h"
+#include "locus/train/optimizer.h"
 
 namespace locus::train {
 
@@ -44,6 +45,12 @@ struct TraceHooks {
   std::function<void(const comm::ParallelContext&, std::vector<data::Batch>&)> batches;
 };
 
+// The model and its optimiser, which may be others after a step.
+struct TracedModel {
+  std::shared_ptr<model::Decoder> decoder;
+  std::unique_ptr<Optimizer> optimizer;
+};
+
 struct TraceConfig {
   model::DecoderConfig decoder;  // parallel is the layout's
   TrainConfig train;             // micro_batch_size: of all ranks together
@@ -52,7 +59,13 @@ struct TraceConfig {
   int64_t num_steps = 3;
   int64_t ranks_per_node = 0;  // 0: two nodes for each group of ep ranks
   bool float64 = true;
+  // Called after each step (number of finished ones), on every rank; true: the model is another one
+  // from now on.
+  std::function<bool(int64_t step, TracedModel&)> after_step;
   TraceHooks hooks;
+
+  // Decoder of this shape, and an optimiser for it, in the type that the trace computes in.
+  TracedModel make(const model::DecoderConfig& shape) const;
 };
 
 struct TraceStep {

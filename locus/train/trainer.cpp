@@ -111,7 +111,8 @@ TrainOutcome Trainer::run(TrainerState state) {
   // Killed between its last checkpoint and its last evaluation.
   if (state_.step >= config.max_steps) evaluate(outcome);
 
-  while (state_.step < config.max_steps && outcome.signal == 0) {
+  bool stopped = false;
+  while (state_.step < config.max_steps && outcome.signal == 0 && !stopped) {
     comm::note_step(parallel.activity, state_.step + 1);
     comm::note_phase(parallel.activity, "data");
     const Clock::time_point data_begin = Clock::now();
@@ -133,7 +134,8 @@ TrainOutcome Trainer::run(TrainerState state) {
                                      static_cast<double>(interval.tokens) / interval.wall_s()));
     }
     outcome.signal = result.signal;
-    const bool last = state_.step == config.max_steps || outcome.signal != 0;
+    stopped = stops_ && stops_(state_.step, result.loss);
+    const bool last = state_.step == config.max_steps || outcome.signal != 0 || stopped;
     if (state_.step % settings_.log.interval == 0 || last) {
       outcome.loss = interval.loss();
       outcome.peak_rss_bytes = peak_resident_bytes();
@@ -160,6 +162,7 @@ TrainOutcome Trainer::run(TrainerState state) {
   if (saved_step != state_.step) save_checkpoint();
   comm::note_phase(parallel.activity, "checkpoint");
   parts_.checkpoints.wait();
+  if (stopped && state_.step < config.max_steps) outcome.reason = "stopped";
   if (outcome.signal != 0) outcome.reason = "interrupted";
   outcome.state = state_;
   outcome.wall_s = seconds_since(begin);
@@ -292,6 +295,7 @@ void Trainer::write_router_stats(int64_t step) {
     MetricLine line("moe", step);
     line.set("layer", layer)
         .set("tokens_per_expert", stats.tokens_per_expert)
+        .set("experts_per_token", stats.experts_per_token())
         .set("load_cv", stats.load_cv())
         .set("load_max_over_mean", stats.load_max_over_mean())
         .set("dead_experts", stats.dead_experts())
@@ -416,7 +420,8 @@ void Trainer::save_checkpoint() {
   comm::note_phase(parts_.decoder.config().parallel.activity, "checkpoint");
   if (placement_) state_.placement = placement_->state();
   if (moves_) state_.experts = moves_->state();
-  parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_, settings_.texts);
+  parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_,
+                          settings_.texts ? settings_.texts() : std::vector<TextFile>());
   write(MetricLine("checkpoint", state_.step)
             .set("path", format("checkpoints/step_{:08}", state_.step))
             .set("stall_s", seconds_since(begin)));

@@ -43,12 +43,12 @@ struct TrainerSettings {
   int64_t place_experts_interval = 0;  // parallel.place_experts_interval
   double flops_per_token = 0;          // of training, for the throughput
   double peak_flops = 0;
-  std::vector<TextFile> texts;       // of each checkpoint
-  std::filesystem::path trace_file;  // of log.timeline_step; rank 0 writes it
+  std::function<std::vector<TextFile>()> texts;  // of a checkpoint that is written now
+  std::filesystem::path trace_file;              // of log.timeline_step; rank 0 writes it
 };
 
 struct TrainOutcome {
-  std::string reason;  // finished | interrupted
+  std::string reason;  // finished | interrupted | stopped (by stop_when())
   TrainerState state;
   double loss = std::nan("");  // of the last logged steps; NaN: there was no step
   double wall_s = 0;
@@ -64,6 +64,11 @@ class Trainer {
   // one.
   void on_evaluation(std::function<void(int64_t step)> callback) {
     evaluate_ = std::move(callback);
+  }
+
+  // Ends the run after a step for which this is true. `loss` is the step's, the same on all ranks.
+  void stop_when(std::function<bool(int64_t step, double loss)> callback) {
+    stops_ = std::move(callback);
   }
 
   // Trains from `state` to max_steps, or until a signal. Writes a checkpoint at the end of either.
@@ -94,6 +99,7 @@ class Trainer {
   TrainStep train_step_;
   TrainerState state_;
   std::function<void(int64_t)> evaluate_;
+  std::function<bool(int64_t, double)> stops_;
   // By layer: [domain][expert], summed up until the next line that tells it. One step alone sees
   // few domains.
   std::map<int64_t, DomainExpert> domain_expert_;

@@ -62,5 +62,13 @@ TEST(ParallelContext, HasNoGroupWhereARankIsTheOnlyMember) {
   EXPECT_EQ(alone().world, nullptr);
 }
 
+// A rank that has nothing else to do must not take down the links of one that still connects.
+TEST(ParallelContext, IsThereOnEveryRankBeforeAnyRankLeaves) {
+  const ParallelConfig config{.expert_model_parallel_size = 4, .ranks_per_node = 2};
+  for (int64_t time = 0; time < 20; ++time) {
+    EXPECT_NO_THROW(run_thread_ranks(4, config, [](const ParallelContext&) {}));
+  }
+}
+
 }  // namespace
 }  // namespace locus::comm

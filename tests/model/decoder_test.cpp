@@ -184,6 +184,7 @@ TEST_P(DecoderWithRouter, HasTheSameGradientsWithRecomputation) {
 
 TEST_P(DecoderWithRouter, TrainsARowTheSameWayInAnyMicroBatch) {
   if (GetParam() == "expert_choice") GTEST_SKIP() << "its experts choose among a micro-batch";
+  if (GetParam() == "base_layer") GTEST_SKIP() << "its tokens are shared out as a whole";
   Settings settings = restless(GetParam());
   settings.moe.router.capacity_factor = 0;
   const auto decoder = make(settings);

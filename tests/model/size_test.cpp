@@ -65,11 +65,12 @@ TEST(Size, OfPublicModelsIsThePublishedOne) {
 }
 
 TEST(Size, FollowsTheExpertsPerTokenOfTheRouter) {
-  moe::RouterConfig router;
+  moe::MoeConfig moe;
+  moe::RouterConfig& router = moe.router;
   router.top_k = 3;
-  const auto of = [&router](const char* type) {
-    router.type = type;
-    return moe::find_router(router.type).experts_per_token(router);
+  const auto of = [&moe](const char* type) {
+    moe.router.type = type;
+    return moe::find_router(type).experts_per_token(moe);
   };
   EXPECT_EQ(of("top_k"), 3);
   EXPECT_EQ(of("hash"), 3);

@@ -37,7 +37,8 @@ inline RouterContext context_of(int64_t num_experts, int64_t hidden_size) {
           .token_frequency = {},
           .pool = {},
           .node_of_expert = {},
-          .allowed_GE = {}};
+          .allowed_GE = {},
+          .first_step = 0};
 }
 
 // A gate whose logits are its input: D = E, weight = identity.

@@ -31,7 +31,7 @@ class TinyRun {
     log::set_level(log::Level::kOff);
     settings.lr_schedule.lr = settings.lr_schedule.min_lr = 5e-3;
     settings.lr_schedule.warmup_steps = 2;
-    settings.texts.push_back({"config.toml", "# settings\n"});
+    settings.texts = [] { return std::vector<TextFile>{{"config.toml", "# settings\n"}}; };
     settings_ = settings;
     const auto dataset = test::make_tiny_dataset(folder_, num_tokens);
     source_ = std::make_shared<const data::SampleSource>(

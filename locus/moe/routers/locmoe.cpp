@@ -197,11 +197,18 @@ class LocMoeRouter final : public Router {
     const bool is_needed = is_observed || options_.capacity_policy == "bound";
     if (is_training() && is_needed) observe(x_TD, routing);
     if (!(is_training() || limit_in_evaluation_)) return;
-    routing.capacity = capacity(routing.assignment);
-    if (routing.capacity == 0) return;
-    routing.assignment =
-        within_shared_capacity(config_, context_, tokens, routing.assignment,
-                               gather_scores(value_TE, routing.assignment), routing.capacity);
+    if (!has_limit()) return;
+    const SharedRequests shared(config_, context_, tokens, routing.assignment,
+                                gather_scores(value_TE, routing.assignment), /*is_even=*/true);
+    routing.capacity = capacity(routing.assignment.requested_TK, shared);
+    routing.assignment = shared.within(routing.capacity);
+    take_counts(config_, shared, routing.assignment);
+  }
+
+  bool has_limit() const {
+    if (options_.capacity_policy == "factor") return config_.capacity_factor > 0;
+    // The bound, once something has been measured.
+    return options_.capacity_policy == "target_drop" || cosine_values_.item<int64_t>() > 0;
   }
 
   // How near tokens are to the gate's row of their first choice.
@@ -216,22 +223,17 @@ class LocMoeRouter final : public Router {
     observed_.push_back(context_.pool.sum(cosine_T.to(at::kDouble).sum()) / num_tokens);
   }
 
-  // Of an expert, over all ranks; 0: no limit.
-  int64_t capacity(const Assignment& requested) const {
-    const at::Tensor& requested_TK = requested.requested_TK;
+  // Of an expert, over all ranks.
+  int64_t capacity(const at::Tensor& requested_TK, const SharedRequests& shared) const {
     if (options_.capacity_policy == "bound") {
-      if (cosine_values_.item<int64_t>() == 0) return 0;  // nothing is measured yet
       const double bound =
           capacity_bound(cosine_.item<double>(), context_.hidden_size, context_.num_experts);
       const auto all = static_cast<double>(requested_TK.size(0) * context_.pool.num_ranks());
       return static_cast<int64_t>(std::clamp(std::ceil(bound), 1.0, std::max(all, 1.0)));
     }
     if (options_.capacity_policy == "target_drop") {
-      return capacity_of_drop_share(
-          context_.pool.sum(count_experts(requested_TK, context_.num_experts)),
-          options_.target_drop_share);
+      return capacity_of_drop_share(shared.count_E(), options_.target_drop_share);
     }
-    if (config_.capacity_factor == 0) return 0;
     return expert_capacity(config_.capacity_factor,
                            requested_TK.size(0) * context_.pool.num_ranks(), config_.top_k,
                            context_.num_experts);

@@ -259,6 +259,7 @@
       'unrouted_share', {title: 'Unrouted tokens', unit: 'share', format: formatPercent, zero: true}
     ],
     ['top_weight', {title: 'Largest router weight', unit: 'mean', format: formatNumber}],
+    ['experts_per_token', {title: 'Experts of a token', unit: 'mean', format: formatNumber}],
     ['balance_loss', {title: 'Balance loss', format: formatNumber, log: true}],
     ['z_loss', {title: 'Router z-loss', format: formatNumber, log: true}],
     ['locality_loss', {title: 'Locality loss', format: formatNumber, zero: true}],
