@@ -242,6 +242,20 @@ Action add_report(CLI::App& command) {
   return [options](std::ostream& out) { app::report(options->runs, options->output, out); };
 }
 
+Action add_compare(CLI::App& command) {
+  auto options = std::make_shared<app::CompareOptions>();
+  add_argument(command,
+               {.name = "FILE",
+                .doc = "TOML file with a table [compare]: config, variants, seeds, equal, jobs",
+                .group = "Arguments"},
+               &options->file)
+      ->required();
+  add_flag(command,
+           {"--dry-run", "check the settings of all variants, name the trainings, and stop"},
+           &options->dry_run);
+  return [options](std::ostream& out) { app::compare(*options, out); };
+}
+
 Action add_list(CLI::App& command) {
   auto what = std::make_shared<std::string>();
   add_argument(command,
@@ -315,6 +329,16 @@ constexpr CommandEntry kCommands[] = {
       --set moe.router.type=switch
 )",
      add_verify, true},
+    {"compare", "train variants over several seeds and set them side by side",
+     "Trains every variant that a file names with every seed, as far as that is not done yet, with "
+     "equal steps, FLOPs, time or active parameters, and writes one table and one page: losses "
+     "with "
+     "their spread, differences to the first variant with confidence intervals, curves, what it "
+     "took to reach the first variant's loss. Start it again to go on.",
+     R"(Example:
+  locus compare configs/compare/routers.toml
+)",
+     add_compare, false},
     {"topology", "measure the links between the ranks of a job",
      "Shows which rank is on which node, and measures latency and bandwidth within and between "
      "nodes "

@@ -72,6 +72,7 @@ void topology(const TopologyOptions&, std::ostream&) { hand_over(); }
 void eval(const EvalOptions&, std::ostream&) { hand_over(); }
 void generate(const GenerateOptions&, std::ostream&) { hand_over(); }
 void prepare(const data::PrepareConfig&, std::ostream&) { hand_over(); }
+void compare(const CompareOptions&, std::ostream&) { hand_over(); }
 void report(const std::vector<std::string>&, const std::string&, std::ostream&) { hand_over(); }
 void list(const std::string&, std::ostream&) { hand_over(); }
 void config(const std::string&, const std::vector<std::string>&, std::ostream&) { hand_over(); }

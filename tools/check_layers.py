@@ -11,6 +11,7 @@ ALLOWED = {  # bottom-up: each folder includes these and itself, so a cycle cann
     "data": "base",
     "report": "base",
     "placement": "base cluster",
+    "compare": "base report",
     "ops": "base",
     "comm": "base cluster",
     "nn": "base ops",
@@ -22,11 +23,11 @@ ALLOWED = {  # bottom-up: each folder includes these and itself, so a cycle cann
     "eval": "base data ops comm moe model",
     "evolve": "base ops moe model train",
     "search": "base moe model train eval",
-    "app": "base cluster io data report placement ops comm nn moe model simulate convert train eval evolve search",
+    "app": "base cluster io data report placement compare ops comm nn moe model simulate convert train eval evolve search",
     "cli": "base app/commands.h",
 }
 TORCH = re.compile(r"(torch|ATen|c10)/")
-TORCH_FREE = re.compile(r"locus/(base|cluster|io|data|report|placement|simulate)/|cli/|.*/config\.h$|"
+TORCH_FREE = re.compile(r"locus/(base|cluster|io|data|report|placement|compare|simulate)/|cli/|.*/config\.h$|"
                         r"locus/train/(append_file|metrics|tensorboard_writer)\.|locus/app/commands\.h$")
 BANNED = {"torch/torch.h", "torch/nn.h", "torch/extension.h"}  # 20 seconds a file
 ONLY_IN = {r"toml\+\+/": r"locus/base/toml\.cpp", r"spdlog/": r"locus/base/log\.cpp",

@@ -83,6 +83,14 @@ void generate(const GenerateOptions& options, std::ostream& out);
 
 void prepare(const data::PrepareConfig& config, std::ostream& out);
 
+// Trains the variants that a file describes (compare/config.h), as far as they are not trained yet,
+// and sets them side by side. DataError when a training fails, with what it said.
+struct CompareOptions {
+  std::string file;
+  bool dry_run = false;  // check all settings, name the trainings
+};
+void compare(const CompareOptions& options, std::ostream& out);
+
 // Writes one page about one or several runs.
 void report(const std::vector<std::string>& runs, const std::string& output, std::ostream& out);
 

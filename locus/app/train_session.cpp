@@ -24,6 +24,7 @@
 #include "locus/eval/perplexity.h"
 #include "locus/evolve/spawn.h"
 #include "locus/model/size.h"
+#include "locus/moe/router.h"
 #include "locus/train/train_step.h"
 
 namespace locus::app {
@@ -249,7 +250,8 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   }
 }
 
-void TrainSession::write_run_line() {
+// has_grown: it goes on with other experts, not with another process.
+void TrainSession::write_run_line(bool has_grown) {
   const model::ParameterCount count = model::count_parameters(phase_.model, phase_.moe);
   std::vector<int64_t> moe_layers;
   for (const auto& [layer, moe] : decoder_->moe_layers()) moe_layers.push_back(layer);
@@ -270,6 +272,7 @@ void TrainSession::write_run_line() {
       .set("ranks", parallel_.world_size)
       .set("node_of_ep_rank", parallel_.ep_node_of)
       .set("threads", at::get_num_threads());
+  line.set("has_grown", has_grown);
   line.set("resumed_from",
            resumed_step_ ? train::MetricValue(*resumed_step_) : train::MetricValue(nullptr));
   write(line);
@@ -294,6 +297,11 @@ void TrainSession::evaluate(int64_t step) {
 }
 
 train::TrainerSettings TrainSession::settings() {
+  const double forward =
+      model::forward_flops_per_token(phase_.model, phase_.moe, config_.data.sequence_length);
+  const double one_expert = model::expert_forward_flops(phase_.model, phase_.moe);
+  const double planned = moe::find_router(phase_.moe.router.type).experts_per_token(phase_.moe);
+  const auto moe_layers = static_cast<double>(decoder_->moe_layers().size());
   return {.train = config_.train,
           .lr_schedule = config_.lr_schedule,
           .checkpoint = config_.checkpoint,
@@ -302,8 +310,9 @@ train::TrainerSettings TrainSession::settings() {
           .prefetch = config_.data.prefetch,
           .place_sequences = config_.parallel.place_sequences,
           .place_experts_interval = config_.parallel.place_experts_interval,
-          .flops_per_token = 3 * model::forward_flops_per_token(phase_.model, phase_.moe,
-                                                                config_.data.sequence_length),
+          .flops_per_token = 3 * (forward - planned * one_expert * moe_layers),
+          .flops_per_expert = 3 * one_expert,
+          .planned_experts = planned,
           .peak_flops = speed_.peak_flops,
           .texts =
               [this] {
@@ -364,8 +373,12 @@ void TrainSession::run(std::ostream& out) {
 
 // Until the phase ends, or the training.
 train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoints) {
-  if (progress_.phase_ended) grow();
-  write_run_line();
+  const bool grows = progress_.phase_ended;
+  if (grows) {
+    grow();
+    resumed_step_ = state_.step;  // from here on: what metrics tell of the steps before stays
+  }
+  write_run_line(grows);
   train::Trainer trainer(
       {*decoder_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, checkpoints},
       settings());

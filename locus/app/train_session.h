@@ -49,7 +49,7 @@ class TrainSession {
   void grow();
   train::TrainOutcome train_phase(train::CheckpointWriter& checkpoints);
   void check_continuation(const train::CheckpointRef& checkpoint);
-  void write_run_line();
+  void write_run_line(bool has_grown);
   void evaluate(int64_t step);
   train::TrainerSettings settings();
 

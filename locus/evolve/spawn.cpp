@@ -33,6 +33,24 @@ struct ExpertSource {
   std::string name;
 };
 
+// Of a distributed optimiser, brought together from its ranks: all of them call it.
+std::map<std::string, at::Tensor> whole_state(train::Optimizer& optimizer) {
+  std::map<std::string, at::Tensor> whole;
+  for (const auto& [name, state] : optimizer.state()) {
+    const train::ParameterPart& part = optimizer.part_of(name);
+    at::Tensor& found = whole[name];
+    if (state.dim() == 0 || part.is_whole()) {
+      found = state;
+      continue;
+    }
+    for (int64_t root = 0; root < part.num_parts; ++root) {
+      const at::Tensor gathered = train::gather_parts(part, state, root);
+      if (gathered.defined()) found = gathered;
+    }
+  }
+  return whole;
+}
+
 // What a weight of an expert keeps of its parent's: 1 or a factor, and 0 where it is taken away.
 struct Change {
   at::Tensor value;    // the new weight
@@ -49,11 +67,10 @@ class Spawner {
         config_(config),
         old_parameters_(by_name(train::named_parameters(parent.decoder))),
         old_buffers_(by_name(named_buffers(parent.decoder))) {
-    LOCUS_CHECK(parent.decoder.config().parallel.ep_size == 1,
-                "experts are spawned from a model that is here as a whole");
-    if (parent.optimizer != nullptr) {
-      old_state_ = by_name(parent.optimizer->state());
-    }
+    const bool is_whole =
+        parent.decoder.config().parallel.ep_size == 1 || parent.decoder.moe_layers().empty();
+    LOCUS_CHECK(is_whole, "experts are spawned from a model that is here as a whole");
+    if (parent.optimizer != nullptr) old_state_ = whole_state(*parent.optimizer);
     new_state_ = by_name(child_optimizer.state());
   }
 

@@ -16,7 +16,8 @@ namespace locus::evolve {
 struct Parent {
   // All of it: no part of its experts is on other ranks.
   const model::Decoder& decoder;
-  // State to go on with; null: the new model's begins anew.
+  // State to go on with; null: the new model's begins anew. Where it is distributed, all of its
+  // ranks spawn together.
   train::Optimizer* optimizer = nullptr;
 };
 

@@ -80,6 +80,10 @@ double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& m
          scores * static_cast<double>(model.num_hidden_layers);
 }
 
+double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe) {
+  return 2.0 * static_cast<double>(feed_forward_size(model, moe.intermediate_size));
+}
+
 TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& moe,
                                int64_t micro_batch_size, int64_t sequence_length,
                                int64_t compute_bytes, bool recompute) {

@@ -34,6 +34,9 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
 double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
                                int64_t sequence_length);
 
+// The part of it that one expert of one layer has for a token.
+double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe);
+
 struct TrainingMemory {
   double weights = 0, gradients = 0, optimizer = 0, activations = 0, logits = 0;  // bytes
   double total() const { return weights + gradients + optimizer + activations + logits; }

@@ -42,6 +42,7 @@ constexpr Number<TrainPoint> kTrainNumbers[] = {
     {"grad_norm", &TrainPoint::grad_norm},
     {"tokens", &TrainPoint::tokens},
     {"tokens_per_s", &TrainPoint::tokens_per_s},
+    {"flops", &TrainPoint::flops},
     {"flops_share", &TrainPoint::flops_share},
     {"step_time_s", &TrainPoint::step_time_s},
     {"time_data_s", &TrainPoint::time_data_s},
@@ -125,6 +126,7 @@ constexpr Number<EndInfo> kEndNumbers[] = {
     {"loss", &EndInfo::loss},
     {"wall_s", &EndInfo::wall_s},
     {"tokens", &EndInfo::tokens},
+    {"peak_rss_bytes", &EndInfo::peak_rss_bytes},
 };
 
 // Null and absent are both missing: training writes null for what is not finite.
@@ -209,7 +211,7 @@ void drop_after(std::vector<Point>& points, int64_t step) {
 void add_run(const Line& line, RunData& run) {
   const auto resumed_from = whole_number(line, "resumed_from");
   const int64_t last_kept = resumed_from.value_or(-1);
-  if (resumed_from) ++run.num_resumes;
+  if (resumed_from && !line.object.value("has_grown", false)) ++run.num_resumes;
   drop_after(run.train, last_kept);
   drop_after(run.valid, last_kept);
   drop_after(run.checkpoints, last_kept);

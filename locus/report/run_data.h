@@ -33,6 +33,7 @@ struct TrainPoint {
   int64_t step = 0;
   double loss = kMissing, perplexity = kMissing, aux_loss = kMissing, lr = kMissing;
   double grad_norm = kMissing, tokens = kMissing, tokens_per_s = kMissing, flops_share = kMissing;
+  double flops = kMissing;
   double step_time_s = kMissing, time_data_s = kMissing, time_forward_s = kMissing;
   double time_backward_s = kMissing, time_reduce_s = kMissing, time_optimizer_s = kMissing;
   double time_other_s = kMissing;
@@ -121,7 +122,7 @@ struct CheckpointPoint {
 struct EndInfo {
   int64_t step = 0;
   std::string reason;
-  double loss = kMissing, wall_s = kMissing, tokens = kMissing;
+  double loss = kMissing, wall_s = kMissing, tokens = kMissing, peak_rss_bytes = kMissing;
 };
 
 // eval.json: `rule` is empty but for expert-choice models.

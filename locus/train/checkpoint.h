@@ -38,6 +38,7 @@ inline constexpr int64_t kCheckpointVersion = 2;  // of the manifest
 struct TrainerState {
   int64_t step = 0;    // finished steps
   int64_t tokens = 0;  // trained on so far
+  double flops = 0;    // of that training, by the experts that tokens really had
   int64_t skipped_steps = 0;
   int64_t skipped_in_row = 0;
   double loss_mean = 0.0;                           // running mean of the loss, for the spike guard

@@ -122,6 +122,7 @@ TrainerState load_trainer_state(const CheckpointRef& checkpoint) {
     TrainerState state;
     content.at("step").get_to(state.step);
     content.at("tokens").get_to(state.tokens);
+    state.flops = content.value("flops", 0.0);  // not in those of older versions
     content.at("skipped_steps").get_to(state.skipped_steps);
     content.at("skipped_in_row").get_to(state.skipped_in_row);
     content.at("loss_mean").get_to(state.loss_mean);

@@ -130,6 +130,7 @@ json to_json(const TrainerState& state) {
   }
   return {{"step", state.step},
           {"tokens", state.tokens},
+          {"flops", state.flops},
           {"skipped_steps", state.skipped_steps},
           {"skipped_in_row", state.skipped_in_row},
           {"loss_mean", state.loss_mean},

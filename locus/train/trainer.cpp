@@ -56,6 +56,7 @@ double seconds_since(Clock::time_point begin) {
 struct Trainer::Interval {
   int64_t steps = 0, aux_steps = 0, labels = 0, tokens = 0;
   double loss_sum = 0, aux_loss_sum = 0, grad_norm = 0;
+  double flops = 0;
   double data_s = 0, forward_s = 0, backward_s = 0, reduce_s = 0, optimizer_s = 0;
   double pause_s = 0;  // evaluation and checkpoints: not part of a step
   Clock::time_point begin = Clock::now();
@@ -129,6 +130,8 @@ TrainOutcome Trainer::run(TrainerState state) {
     if (!result.skipped.empty()) note_skipped(result);
     write_router_stats(state_.step);
     write_exchange_stats(state_.step);
+    interval.flops += step_flops(num_tokens);
+    state_.flops += step_flops(num_tokens);
     if (bar.on_terminal()) {
       bar.update(state_.step, format("loss {:.4f}  {:.0f} tokens/s", result.loss,
                                      static_cast<double>(interval.tokens) / interval.wall_s()));
@@ -187,7 +190,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
   const auto steps = static_cast<double>(interval.steps);
   const double wall_s = interval.wall_s();
   const double tokens_per_s = static_cast<double>(interval.tokens) / wall_s;
-  const double flops_per_s = tokens_per_s * settings_.flops_per_token;
+  const double flops_per_s = interval.flops / wall_s;
   const double timed_s = interval.data_s + interval.forward_s + interval.backward_s +
                          interval.reduce_s + interval.optimizer_s;
   MetricLine line("train", state_.step);
@@ -197,6 +200,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
       .set("lr", lr)
       .set("grad_norm", interval.grad_norm)
       .set("tokens", state_.tokens)
+      .set("flops", state_.flops)
       .set("tokens_per_s", tokens_per_s)
       .set("flops_per_s", flops_per_s)
       .set("flops_share",
@@ -221,6 +225,16 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
   } else {
     log::info("{}", text);
   }
+}
+
+double Trainer::step_flops(int64_t num_tokens) const {
+  double experts = 0;
+  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+    const auto counted = experts_per_token_.find(layer);
+    experts += counted == experts_per_token_.end() ? settings_.planned_experts : counted->second;
+  }
+  return static_cast<double>(num_tokens) *
+         (settings_.flops_per_token + experts * settings_.flops_per_expert);
 }
 
 // What only some routers tell, or only some steps.
@@ -292,6 +306,7 @@ void Trainer::write_router_stats(int64_t step) {
     const moe::RouterStats stats = moe->take_stats();
     const auto tokens = static_cast<double>(std::max<int64_t>(stats.num_tokens, 1));
     const auto batches = static_cast<double>(std::max<int64_t>(stats.num_batches, 1));
+    if (stats.num_tokens > 0) experts_per_token_[layer] = stats.experts_per_token();
     MetricLine line("moe", step);
     line.set("layer", layer)
         .set("tokens_per_expert", stats.tokens_per_expert)

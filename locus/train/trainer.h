@@ -41,7 +41,9 @@ struct TrainerSettings {
   int64_t prefetch = 4;
   bool place_sequences = false;        // parallel.place_sequences
   int64_t place_experts_interval = 0;  // parallel.place_experts_interval
-  double flops_per_token = 0;          // of training, for the throughput
+  // Of training: of a token, without its experts, and with one expert of one layer.
+  double flops_per_token = 0, flops_per_expert = 0;
+  double planned_experts = 0;  // of a token in a layer, where nobody has counted yet
   double peak_flops = 0;
   std::function<std::vector<TextFile>()> texts;  // of a checkpoint that is written now
   std::filesystem::path trace_file;              // of log.timeline_step; rank 0 writes it
@@ -90,6 +92,7 @@ class Trainer {
   void save_checkpoint();
   void start_placement();
   void start_expert_moves();
+  double step_flops(int64_t num_tokens) const;
   void set_measured(const moe::RouterStats& stats, double batches, MetricLine& line) const;
   void bring_together(int64_t step, const std::map<int64_t, DomainExpert>& counts,
                       const std::map<int64_t, std::vector<int64_t>>& own_tokens);
@@ -103,8 +106,9 @@ class Trainer {
   // By layer: [domain][expert], summed up until the next line that tells it. One step alone sees
   // few domains.
   std::map<int64_t, DomainExpert> domain_expert_;
-  std::unique_ptr<Placement> placement_;  // null: sequences stay where they come
-  std::unique_ptr<ExpertMoves> moves_;    // null: experts stay where they are
+  std::map<int64_t, double> experts_per_token_;  // by layer, when last counted
+  std::unique_ptr<Placement> placement_;         // null: sequences stay where they come
+  std::unique_ptr<ExpertMoves> moves_;           // null: experts stay where they are
 };
 
 }  // namespace locus::train

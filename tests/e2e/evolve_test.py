@@ -13,6 +13,7 @@ import tempfile
 
 import corpus
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 GROWING = """
 [evolve]
 num_experts = [1]
@@ -153,6 +154,18 @@ class Growing:
         apart = max(abs(one - two) for one, two in zip(losses["one"], losses["two"], strict=True))
         assert apart < 2e-3, losses
 
+    def is_proven_on_layouts(self):
+        """Also with the optimiser's state spread over ranks; and StableMoE across its stages."""
+        verify = ["verify", "--config", str(ROOT / "configs" / "verify.toml"), "--steps", "4"]
+        growing = ["lr_schedule.warmup_steps=0", "evolve.num_experts=[1]", "evolve.spawn_steps=[2]", "evolve.ratio=0.3",
+                   "evolve.optimizer_state=masked_copy", "moe.shared_expert_intermediate_size=0",
+                   "moe.router.capacity_factor=0", "moe.router.type=dense_to_sparse"]
+        stages = ["moe.router.type=stablemoe", "moe.stablemoe.first_stage=0.5"]
+        for layouts, sets in (("dp2 ep2 ep2dp2 ep4:dedup:chunks2 ep2dp2:zero1", growing), ("ep2 ep2dp2 ep4:placed", stages)):
+            out, _ = corpus.locus(self.program, *verify, "--layouts", layouts,
+                                  *(word for one in sets for word in ("--set", one)), cwd=self.folder)
+            assert out.count("same") == len(layouts.split()), out
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -162,7 +175,7 @@ def main():
         growing = Growing(args.program, folder)
         for case in (growing.grows, growing.resumes_exactly, growing.copies_leave_the_loss, growing.grows_by_slope,
                      growing.grows_twice, growing.starts_from_a_dense_model, growing.refuses,
-                     growing.is_the_same_on_two_ranks):
+                     growing.is_the_same_on_two_ranks, growing.is_proven_on_layouts):
             case()
             print(f"{case.__name__}: ok", flush=True)
 
