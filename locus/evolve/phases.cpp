@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "locus/base/error.h"
@@ -39,8 +38,6 @@ bool is_flat(const EvolveConfig& config, double loss, Progress& progress) {
 }
 
 }  // namespace
-
-Progress::Progress() : mean_before(std::numeric_limits<double>::quiet_NaN()) {}
 
 std::string to_json(const Progress& progress) {
   const json mean = std::isnan(progress.mean_before) ? json(nullptr) : json(progress.mean_before);

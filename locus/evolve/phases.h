@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,7 @@ struct Progress {
   // there is none yet.
   double window_sum = 0;
   int64_t window_steps = 0;
-  double mean_before;
-  Progress();
+  double mean_before = std::numeric_limits<double>::quiet_NaN();
 
   size_t phase() const { return spawned_at.size(); }
   int64_t first_step() const { return spawned_at.empty() ? 0 : spawned_at.back(); }
