@@ -1,16 +1,21 @@
 // `locus compare`: the same training with other settings, over several seeds, in one table.
 
+#include <fcntl.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <fcntl.h>
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <ostream>
+#include <thread>
+#include <utility>
 
 #include "locus/app/commands.h"
 #include "locus/app/run_config.h"
@@ -41,7 +46,8 @@ fs::path own_program() {
   return fs::exists(front) ? front : self;
 }
 
-// Its output and messages go to `log`.
+// Its output and messages go to `log`. A group of its own: of the terminal's signals it gets what
+// we hand on, once.
 pid_t start_process(const std::vector<std::string>& words, const fs::path& log) {
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -51,9 +57,14 @@ pid_t start_process(const std::vector<std::string>& words, const fs::path& log) 
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(),
                                    O_WRONLY | O_CREAT | O_TRUNC, 0644);
   posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setpgroup(&attributes, 0);
   pid_t child = 0;
   const int problem =
-      posix_spawn(&child, words.front().c_str(), &actions, nullptr, arguments.data(), environ);
+      posix_spawn(&child, words.front().c_str(), &actions, &attributes, arguments.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (problem != 0) {
     throw DataError("{}: cannot be started: {}", words.front(), std::strerror(problem));
@@ -66,6 +77,42 @@ std::string last_line(const fs::path& log) {
   while (text.ends_with('\n')) text.pop_back();
   return text.substr(text.rfind('\n') + 1);
 }
+
+// Trainings that run. None outlives this: whoever leaves, by an error too, has told them to stop
+// and has waited for their checkpoints.
+class Children {
+ public:
+  Children() = default;
+  Children(const Children&) = delete;
+  Children& operator=(const Children&) = delete;
+  ~Children() { stop(SIGTERM); }
+
+  size_t size() const { return numbers_.size(); }
+  void add(pid_t child, size_t number) { numbers_.emplace(child, number); }
+
+  // One that has ended: its number and status; nothing while all run.
+  std::optional<std::pair<size_t, int>> take_ended() {
+    for (const auto& [child, number] : numbers_) {
+      int status = 0;
+      const pid_t ended = ::waitpid(child, &status, WNOHANG);
+      if (ended == 0 || (ended < 0 && errno == EINTR)) continue;
+      if (ended < 0) throw DataError("waiting for a training: {}", std::strerror(errno));
+      const std::pair<size_t, int> found{number, status};
+      numbers_.erase(child);
+      return found;
+    }
+    return std::nullopt;
+  }
+
+  void stop(int signal) {
+    for (const auto& [child, number] : numbers_) ::kill(child, signal);
+    for (const auto& [child, number] : numbers_) ::waitpid(child, nullptr, 0);
+    numbers_.clear();
+  }
+
+ private:
+  std::map<pid_t, size_t> numbers_;
+};
 
 class Comparison {
  public:
@@ -106,13 +153,23 @@ class Comparison {
     std::string problems;
     for (const compare::Variant& variant : variants_) {
       try {
-        validate(settings_of(variant, {}));
+        check(variant, {});
       } catch (const ConfigError& error) {
-        problems +=
-            format("{}variant {}: {}", problems.empty() ? "" : "\n", variant.name, error.what());
+        if (!problems.empty()) problems += '\n';
+        problems += error.what();
       }
     }
     if (!problems.empty()) throw ConfigError("{}", problems);
+  }
+
+  void check(const compare::Variant& variant, const std::vector<std::string>& more) {
+    try {
+      validate(settings_of(variant, more));
+    } catch (const ConfigError& error) {
+      std::string with;
+      for (const std::string& setting : more) with += " with " + setting;
+      throw ConfigError("variant {}{}: {}", variant.name, with, error.what());
+    }
   }
 
   // First as many steps as the first variant; then, of the others, as many as cost the same.
@@ -125,16 +182,35 @@ class Comparison {
       probes.push_back(job(variant, config_.seeds.front(), {}));
     }
     const std::vector<Result> probed = train(probes);
+    const double budget = spent(probed.front());
     std::vector<Job> jobs;
     for (size_t v = 0; v < variants_.size(); ++v) {
       std::vector<std::string> more;
-      const double share = spent(probed.front()) / spent(probed[v]);
-      const auto steps = static_cast<int64_t>(std::llround(probed[v].steps * share));
-      if (std::abs(share - 1) > 0.01) more.push_back(format("train.max_steps={}", steps));
+      // What a step costs may depend on how many there are: by the last two tries.
+      double steps = probed[v].steps, cost = spent(probed[v]), per_step = cost / steps;
+      for (int tries = 0; tries < kMostTries && std::abs(cost / budget - 1) > kEnough; ++tries) {
+        const double wanted = std::round(steps + (budget - cost) / per_step);
+        more = {format("train.max_steps={}", static_cast<int64_t>(wanted))};
+        check(variants_[v], more);
+        const double now = spent(train({job(variants_[v], config_.seeds.front(), more)}).front());
+        if (wanted != steps && (now - cost) / (wanted - steps) > 0) {
+          per_step = (now - cost) / (wanted - steps);
+        }
+        steps = wanted;
+        cost = now;
+      }
+      if (std::abs(cost / budget - 1) > kEnough) {
+        log::warning(
+            "variant {}: {} steps take {:.3f} of the budget, and no other number came nearer",
+            variants_[v].name, static_cast<int64_t>(steps), cost / budget);
+      }
       for (const int64_t seed : config_.seeds) jobs.push_back(job(variants_[v], seed, more));
     }
     return train(jobs);
   }
+
+  static constexpr int kMostTries = 3;
+  static constexpr double kEnough = 0.015;  // of the budget, left over or overdrawn
 
   // The width with which the variant has as many active parameters as the first one: they grow with
   // it along a straight line.
@@ -157,39 +233,42 @@ class Comparison {
       throw ConfigError("variant {}: no width gives it the {:.0f} active parameters of {}",
                         variant.name, active(first), variants_.front().name);
     }
-    return {format("{}.intermediate_size={}", has_experts ? "moe" : "model", wanted)};
+    const std::vector<std::string> more{
+        format("{}.intermediate_size={}", has_experts ? "moe" : "model", wanted)};
+    check(variant, more);
+    return more;
   }
 
   // What is not there yet; a failed one does not stop those beside it.
   std::vector<Result> train(const std::vector<Job>& jobs) {
     make_folders(config_.output_dir);
-    std::map<pid_t, size_t> running;
+    Children running;
     std::string failed;
-    size_t next = 0, num_done = 0;
-    while (next < jobs.size() || !running.empty()) {
-      if (received_signal() != 0) stop(running);
+    size_t next = 0;
+    while (next < jobs.size() || running.size() > 0) {
+      if (received_signal() != 0) {
+        running.stop(received_signal());
+        throw Interrupted(received_signal());
+      }
       const bool may_start =
           failed.empty() && next < jobs.size() && std::cmp_less(running.size(), config_.jobs);
       if (may_start) {
         const Job& one = jobs[next];
-        if (compare::is_finished(one.folder)) {
-          ++num_done;
-        } else {
+        if (!compare::is_finished(one.folder)) {
           log::info("{} of {}: {}, seed {}", next + 1, jobs.size(), one.variant, one.seed);
-          running.emplace(start(one), next);
+          running.add(start(one), next);
         }
         ++next;
         continue;
       }
-      if (running.empty()) break;
-      int status = 0;
-      const pid_t ended = ::waitpid(-1, &status, 0);
-      if (ended < 0 && errno == EINTR) continue;
-      const auto found = running.find(ended);
-      if (found == running.end()) continue;
-      const Job& one = jobs[found->second];
-      running.erase(found);
-      ++num_done;
+      if (running.size() == 0) break;
+      const auto ended = running.take_ended();
+      if (!ended) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        continue;
+      }
+      const auto [number, status] = *ended;
+      const Job& one = jobs[number];
       if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
       failed += format("{}{}, seed {}: {}", failed.empty() ? "" : "\n", one.variant, one.seed,
                        last_line(log_of(one)));
@@ -216,14 +295,6 @@ class Comparison {
       words.insert(words.end(), {"--set", format("train.num_threads={}", share)});
     }
     return start_process(words, log_of(one));
-  }
-
-  // They write their checkpoints first.
-  [[noreturn]] static void stop(const std::map<pid_t, size_t>& running) {
-    const int signal = received_signal();
-    for (const auto& [child, job] : running) ::kill(child, signal);
-    for (const auto& [child, job] : running) ::waitpid(child, nullptr, 0);
-    throw Interrupted(signal);
   }
 
   const compare::CompareConfig config_;

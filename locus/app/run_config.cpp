@@ -298,6 +298,17 @@ std::vector<std::string> RunConfig::problems() const {
   check_moe(*this, out);
   check_data(data, out);
   check_training(*this, out);
+  for (size_t phase = 0; phase < evolve.num_experts.size() && moe.num_experts > 0; ++phase) {
+    if (evolve.num_experts[phase] <= 1 || !router_options.contains(moe.router.type)) continue;
+    model::ModelConfig phase_model = model;
+    moe::MoeConfig phase_moe = moe;
+    evolve::apply_phase(evolve, phase, phase_model, phase_moe);
+    for (const std::string& problem :
+         moe::find_router(moe.router.type)
+             .validate(phase_moe.router, phase_moe.num_experts, chosen_router_options())) {
+      out.add_if(true, "evolve.num_experts: with {} experts: {}", phase_moe.num_experts, problem);
+    }
+  }
   out.append(evolve::problems(
       evolve, model, moe,
       {.max_steps = train.max_steps,

@@ -384,7 +384,8 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
       settings());
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   trainer.stop_when([this](int64_t step, double loss) {
-    return evolve::ends_after(config_.evolve, step, loss, progress_);
+    return evolve::ends_after(config_.evolve, step, loss, progress_,
+                              config_.lr_schedule.warmup_steps);
   });
   const train::TrainOutcome outcome = trainer.run(state_);
   state_ = outcome.state;

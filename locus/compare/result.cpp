@@ -58,8 +58,12 @@ double mean_of_last(const report::RunData& run, double report::MoePoint::*number
 
 bool is_finished(const fs::path& folder) {
   if (!fs::exists(folder / "metrics.jsonl")) return false;
-  const report::RunData run = report::load_run(folder);
-  return run.end && run.end->reason == "finished";
+  try {
+    const report::RunData run = report::load_run(folder);
+    return run.end && run.end->reason == "finished";
+  } catch (const DataError&) {  // killed before it had anything to tell
+    return false;
+  }
 }
 
 Result read_result(const std::string& variant, int64_t seed, const fs::path& folder) {

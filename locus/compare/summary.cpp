@@ -123,6 +123,7 @@ table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums;f
 th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid #d8dee4;vertical-align:top}
 th{font-weight:600;color:#59636e}
 th:first-child,td:first-child{text-align:left}
+td{white-space:nowrap}
 td.sure{font-weight:600}
 .wide{overflow-x:auto}
 svg{max-width:100%;height:auto}
@@ -225,7 +226,10 @@ std::string to_html(const About& about, const std::vector<Summary>& summaries) {
     out += "<tr>";
     for (size_t i = 0; i < row.size(); ++i) {
       const bool is_sure = i == 2 && one.difference.is_sure() && &one != &summaries.front();
-      out += format("<td{}>{}</td>", is_sure ? " class=\"sure\"" : "", report::escape_html(row[i]));
+      std::string text = report::escape_html(row[i]);
+      if (const size_t at = text.find("+-"); at != std::string::npos)
+        text.replace(at, 2, "&plusmn;");
+      out += format("<td{}>{}</td>", is_sure ? " class=\"sure\"" : "", text);
     }
     out += "</tr>\n";
   }

@@ -82,10 +82,12 @@ void apply_phase(const EvolveConfig& config, size_t phase, model::ModelConfig& m
   moe.num_experts = 0;
 }
 
-bool ends_after(const EvolveConfig& config, int64_t step, double loss, Progress& progress) {
+bool ends_after(const EvolveConfig& config, int64_t step, double loss, Progress& progress,
+                int64_t warmup_steps) {
   const size_t phase = progress.phase();
   if (phase + 1 >= num_phases(config)) return false;
-  progress.phase_ended = step >= config.spawn_steps[phase] || is_flat(config, loss, progress);
+  progress.phase_ended =
+      step >= config.spawn_steps[phase] || (step > warmup_steps && is_flat(config, loss, progress));
   return progress.phase_ended;
 }
 

@@ -40,8 +40,9 @@ void apply_phase(const EvolveConfig& config, size_t phase, model::ModelConfig& m
                  moe::MoeConfig& moe);
 
 // Whether the phase ends after this step, whose loss this was; `progress` takes it up. Never for
-// the last phase.
-bool ends_after(const EvolveConfig& config, int64_t step, double loss, Progress& progress);
+// the last phase, nor by the slope of losses before `warmup_steps`.
+bool ends_after(const EvolveConfig& config, int64_t step, double loss, Progress& progress,
+                int64_t warmup_steps = 0);
 
 // The experts of the next phase are there, after this many steps.
 void begin_next_phase(int64_t step, Progress& progress);

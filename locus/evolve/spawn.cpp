@@ -177,7 +177,8 @@ class Spawner {
     const at::Tensor draw =
         ops::keyed_uniform(key, at::arange(old.size(0), at::kLong), old.size(1));
     const at::Tensor touched = draw.lt(config_.ratio).to(old.device());
-    if (config_.diversify == "reinit") return {at::where(touched, fresh, old), touched};
+    if (config_.diversify == "reinit")
+      return {at::where(touched, fresh.to(old.device()), old), touched};
     const double scale = config_.diversify == "mask_rescale" ? 1 / (1 - config_.ratio) : 1;
     return {(old * scale).masked_fill(touched, 0), touched};
   }

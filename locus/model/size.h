@@ -24,7 +24,8 @@ struct ParameterCount {
     return embedding + attention + dense_mlp + experts + shared_experts + routers + router_tables +
            norms + output;
   }
-  int64_t active() const { return total() - experts + active_experts; }
+  // Of a table a token has one row: next to nothing.
+  int64_t active() const { return total() - experts + active_experts - router_tables; }
 };
 
 ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe);

@@ -21,7 +21,9 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSteps = 100;  // of epsilon in the range of the scores
-// Prices rise by epsilon at least in each round in which somebody bids: a bound on rounding alone.
+// A price rises only when all that an expert holds has been outbid once: a few tokens that nobody
+// has room for would bid for very long. From then on epsilon doubles after as many rounds.
+constexpr int64_t kPatience = 256;
 constexpr int64_t kMostRounds = 100'000;
 
 struct Bid {
@@ -60,7 +62,8 @@ class Auction {
 
   std::vector<int64_t> run() {
     set_epsilon();
-    for (int64_t round = 0; trade(); ++round) {
+    for (int64_t round = 1; trade(); ++round) {
+      if (round % kPatience == 0) epsilon_ *= 2;
       LOCUS_CHECK(round < kMostRounds, "an auction of {} tokens and {} experts does not end",
                   num_tokens_, num_experts_);
     }

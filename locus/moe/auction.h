@@ -12,7 +12,9 @@
 namespace locus::moe {
 
 // The expert of each token, int64 [T]; no expert takes more than ceil(tokens of all ranks / E). The
-// sum of scores is at most `tokens * (highest - lowest score) / 100` below the best possible.
+// sum of scores is at most `tokens * (highest - lowest score) / 100` below the best possible,
+// unless it takes more than 256 rounds: then by a little more for the tokens that were still
+// bidding.
 //
 // score_TE: any floating type; what is not finite counts as the lowest finite score. index_T: place
 // in the global batch, int64, one of a kind over the ranks: of equal bids the lower place wins, so

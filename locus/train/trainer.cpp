@@ -289,7 +289,12 @@ void Trainer::start_expert_moves() {
 }
 
 void Trainer::start_router_stats(int64_t step) {
-  if ((step + 1) % settings_.log.router_interval != 0) return;
+  if ((step + 1) % settings_.log.router_interval != 0) {
+    // What the first steps cost is not known either.
+    if (!experts_per_token_.empty()) return;
+    for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_stats(0);
+    return;
+  }
   const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
   const bool samples = (step + 1) % settings_.log.domain_interval == 0;
   for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
@@ -298,7 +303,13 @@ void Trainer::start_router_stats(int64_t step) {
 }
 
 void Trainer::write_router_stats(int64_t step) {
-  if (step % settings_.log.router_interval != 0) return;
+  if (step % settings_.log.router_interval != 0) {
+    if (!experts_per_token_.empty()) return;
+    for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+      experts_per_token_[layer] = moe->take_stats().experts_per_token();
+    }
+    return;
+  }
   std::map<int64_t, DomainExpert> counts;
   std::map<int64_t, std::vector<int64_t>> own_tokens;
   for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {

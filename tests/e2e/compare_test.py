@@ -5,7 +5,10 @@
 import argparse
 import csv
 import pathlib
+import signal
+import subprocess
 import tempfile
+import time
 
 import corpus
 
@@ -15,7 +18,7 @@ config = "run.toml"
 output_dir = "compared"
 seeds = [1, 2]
 jobs = 2
-settings = ["train.max_steps=40", "eval.interval=10"]
+settings = ["train.max_steps=40", "eval.interval=10", "log.router_interval=1"]
 variants = [
   "switch: moe.router.type=switch",
   "dense: moe.num_experts=0",
@@ -32,6 +35,26 @@ def compare(program, folder, text, code=0):
 def rows_of(folder):
     with (folder / "compared" / "compare.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def stops_with_checkpoints(program, folder):
+    """A signal to the command alone: the trainings, two at a time, end with a checkpoint each."""
+    (folder / "long.toml").write_text(COMPARISON.replace("max_steps=40", "max_steps=1000000").replace(
+        '"compared"', '"stopped"'))
+    process = subprocess.Popen([program, "compare", "long.toml"], cwd=folder, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("stopped/*/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143, process.returncode
+    runs = list(folder.glob("stopped/*/metrics.jsonl"))
+    assert len(runs) == 2, runs
+    for run in runs:
+        assert '"reason":"interrupted"' in run.read_text(), run
+        assert list(run.parent.glob("checkpoints/step_*")), run
 
 
 def main():
@@ -73,6 +96,7 @@ def main():
         _, errors = compare(args.program, folder, COMPARISON.replace("num_experts=0", "num_experts=0 data.train=[\\\"gone\\\"]"),
                             code=3)
         assert "dense, seed 1" in errors and "gone" in errors, errors
+        stops_with_checkpoints(args.program, folder)
         print("compare: ok")
 
 

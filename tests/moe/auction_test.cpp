@@ -110,6 +110,17 @@ TEST(Auction, BreaksTiesByPlaceAndSurvivesWhatIsNotFinite) {
   EXPECT_EQ(auction(at::empty({0, 4})).numel(), 0);
 }
 
+// One token more than there is room for at all experts but one, which nobody wants.
+TEST(Auction, EndsSoonWhereAFewTokensHaveNowhereToGo) {
+  const int64_t num_tokens = 2048, num_experts = 8, room = num_tokens / num_experts;
+  at::Tensor score = random_input(num_tokens, num_experts, 3) * 0.01;
+  const at::Tensor is_crowd_T = at::arange(num_tokens, at::kLong).lt((num_experts - 1) * room + 1);
+  score.narrow(1, 0, num_experts - 1).add_(is_crowd_T.to(at::kFloat).unsqueeze(1));
+  const at::Tensor expert_T = auction(score);
+  expect_balanced(expert_T, num_experts);
+  EXPECT_GE(total(score, expert_T), best_total(score) - static_cast<double>(num_tokens) * 0.01);
+}
+
 TEST(Auction, DoesNotCareForWhatATokenAddsToAllItsScores) {
   const at::Tensor score = random_input(128, 8, 3).to(at::kDouble);
   const at::Tensor shifted = score + random_input(128, 1, 4).to(at::kDouble) * 3;

@@ -95,6 +95,7 @@ class DenseToSparseRouter final : public Router {
         options_.anneal_steps > 0 ? options_.anneal_steps : (total_steps - context_.first_step) / 2;
     const int64_t sparse_steps = options_.sparse_steps == 0 ? anneal_steps : options_.sparse_steps;
     const bool is_sparse = sparse_steps > 0 && own_step >= sparse_steps;
+    first_choices_E_.reset();
     temperature_.fill_(temperature_at(options_, own_step, anneal_steps));
     most_experts_.fill_(is_sparse ? config_.top_k : context_.num_experts);
   }
@@ -115,7 +116,7 @@ class DenseToSparseRouter final : public Router {
     add_losses(config_,
                {logits_TE, clean_TE,
                 options_.balance == "first_choice" ? routing.assignment.requested_TK : at::Tensor(),
-                requested_E, tokens.num_sequences, context_.pool, is_observed && !replay},
+                first_choices_E_, tokens.num_sequences, context_.pool, is_observed && !replay},
                routing);
     if (options_.balance == "active" && config_.aux_loss_coeff > 0) add_active_balance(routing);
     return routing;
@@ -159,7 +160,10 @@ class DenseToSparseRouter final : public Router {
     const Assignment active{
         pair_N2.select(1, 0).contiguous(), pair_N2.select(1, 1).contiguous(), first_T1, {}};
     num_requested = active.token_N.size(0);
-    if (is_training()) add_requested(requested_E, active.expert_N, context_.num_experts);
+    if (is_training()) {
+      add_requested(requested_E, active.expert_N, context_.num_experts);
+      add_requested(first_choices_E_, first_T1, context_.num_experts);
+    }
     if (config_.capacity_factor == 0 || !(is_training() || limit_in_evaluation_)) return active;
     const int64_t capacity =
         expert_capacity(config_.capacity_factor, gate_TE.size(0) * context_.pool.num_ranks(), most,
@@ -190,8 +194,9 @@ class DenseToSparseRouter final : public Router {
 
   const DenseToSparseOptions options_;
   at::Tensor weight_ED_;
-  at::Tensor temperature_;   // float64 scalar, of the last step
-  at::Tensor most_experts_;  // int64 scalar, of a token at the last step
+  at::Tensor temperature_;      // float64 scalar, of the last step
+  at::Tensor most_experts_;     // int64 scalar, of a token at the last step
+  at::Tensor first_choices_E_;  // of this step so far: the balance loss of a global batch
   bool limit_in_evaluation_ = false;
 };
 
