@@ -312,7 +312,6 @@ train::TrainerSettings TrainSession::settings() {
           .place_experts_interval = config_.parallel.place_experts_interval,
           .flops_per_token = 3 * (forward - planned * one_expert * moe_layers),
           .flops_per_expert = 3 * one_expert,
-          .planned_experts = planned,
           .peak_flops = speed_.peak_flops,
           .texts =
               [this] {

@@ -51,10 +51,10 @@ std::map<std::string, at::Tensor> whole_state(train::Optimizer& optimizer) {
   return whole;
 }
 
-// What a weight of an expert keeps of its parent's: 1 or a factor, and 0 where it is taken away.
+// An expert's weights after they were told apart from its parent's.
 struct Change {
-  at::Tensor value;    // the new weight
-  at::Tensor touched;  // bool; undefined: nothing was
+  at::Tensor value;
+  at::Tensor touched;  // bool: those that are not the parent's; undefined: none
 };
 
 class Spawner {

@@ -229,10 +229,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
 
 double Trainer::step_flops(int64_t num_tokens) const {
   double experts = 0;
-  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
-    const auto counted = experts_per_token_.find(layer);
-    experts += counted == experts_per_token_.end() ? settings_.planned_experts : counted->second;
-  }
+  for (const auto& [layer, count] : experts_per_token_) experts += count;
   return static_cast<double>(num_tokens) *
          (settings_.flops_per_token + experts * settings_.flops_per_expert);
 }
