@@ -266,6 +266,35 @@ void check_training(const RunConfig& config, Problems& out) {
   out.positive("eval.batch_size", config.eval.batch_size);
 }
 
+void check_evolution(const RunConfig& config, Problems& out) {
+  const evolve::EvolveConfig& evolve = config.evolve;
+  const std::string& router = config.moe.router.type;
+  out.one_of("evolve.diversify", evolve.diversify,
+             {"copy", "mask", "mask_rescale", "noise", "reinit"});
+  out.one_of("evolve.optimizer_state", evolve.optimizer_state, {"copy", "masked_copy", "reset"});
+  out.share("evolve.ratio", evolve.ratio);
+  out.not_negative("evolve.sigma", evolve.sigma);
+  out.not_negative("evolve.spawn_slope", evolve.spawn_slope);
+  out.positive("evolve.slope_window", evolve.slope_window);
+  out.append(evolve::problems(evolve, config.model, config.moe,
+                              {.max_steps = config.train.max_steps,
+                               .warmup_steps = config.lr_schedule.warmup_steps,
+                               .starts_from_weights = !config.checkpoint.initial_load_path.empty(),
+                               .expert_model_parallel_size = std::max<int64_t>(
+                                   1, config.parallel.expert_model_parallel_size)}));
+  if (config.moe.num_experts == 0 || !config.router_options.contains(router)) return;
+  for (size_t phase = 0; phase < evolve.num_experts.size(); ++phase) {
+    if (evolve.num_experts[phase] <= 1) continue;
+    model::ModelConfig model = config.model;
+    moe::MoeConfig moe = config.moe;
+    evolve::apply_phase(evolve, phase, model, moe);
+    for (const std::string& problem : moe::find_router(router).validate(
+             moe.router, moe.num_experts, config.chosen_router_options())) {
+      out.add_if(true, "evolve.num_experts: with {} experts: {}", moe.num_experts, problem);
+    }
+  }
+}
+
 }  // namespace
 
 RunConfig::RunConfig() {
@@ -298,23 +327,7 @@ std::vector<std::string> RunConfig::problems() const {
   check_moe(*this, out);
   check_data(data, out);
   check_training(*this, out);
-  for (size_t phase = 0; phase < evolve.num_experts.size() && moe.num_experts > 0; ++phase) {
-    if (evolve.num_experts[phase] <= 1 || !router_options.contains(moe.router.type)) continue;
-    model::ModelConfig phase_model = model;
-    moe::MoeConfig phase_moe = moe;
-    evolve::apply_phase(evolve, phase, phase_model, phase_moe);
-    for (const std::string& problem :
-         moe::find_router(moe.router.type)
-             .validate(phase_moe.router, phase_moe.num_experts, chosen_router_options())) {
-      out.add_if(true, "evolve.num_experts: with {} experts: {}", phase_moe.num_experts, problem);
-    }
-  }
-  out.append(evolve::problems(
-      evolve, model, moe,
-      {.max_steps = train.max_steps,
-       .warmup_steps = lr_schedule.warmup_steps,
-       .starts_from_weights = !checkpoint.initial_load_path.empty(),
-       .expert_model_parallel_size = std::max<int64_t>(1, parallel.expert_model_parallel_size)}));
+  check_evolution(*this, out);
   return out.take();
 }
 

@@ -104,27 +104,6 @@ std::vector<std::string> problems(const EvolveConfig& config, const model::Model
   const auto add = [&out](std::string_view pattern, const auto&... args) {
     out.push_back(format(pattern, args...));
   };
-  const auto one_of = [&](const char* key, const std::string& value,
-                          const std::vector<std::string>& known) {
-    if (std::find(known.begin(), known.end(), value) != known.end()) return;
-    std::string list;
-    for (const std::string& one : known) list += (list.empty() ? "" : ", ") + one;
-    add("evolve.{} = \"{}\" is not known; one of {}", key, value, list);
-  };
-  one_of("diversify", config.diversify, {"copy", "mask", "mask_rescale", "noise", "reinit"});
-  one_of("optimizer_state", config.optimizer_state, {"copy", "masked_copy", "reset"});
-  if (!(config.ratio >= 0 && config.ratio < 1)) {
-    add("evolve.ratio = {} must be at least 0 and below 1", config.ratio);
-  }
-  if (!(config.sigma >= 0 && std::isfinite(config.sigma))) {
-    add("evolve.sigma = {} must be 0 or more, and finite", config.sigma);
-  }
-  if (!(config.spawn_slope >= 0 && std::isfinite(config.spawn_slope))) {
-    add("evolve.spawn_slope = {} must be 0 or more, and finite", config.spawn_slope);
-  }
-  if (config.slope_window < 1) {
-    add("evolve.slope_window = {} must be positive", config.slope_window);
-  }
   if (config.spawn_steps.size() != config.num_experts.size()) {
     add("evolve.spawn_steps has {} numbers for the {} phases of evolve.num_experts",
         config.spawn_steps.size(), config.num_experts.size());
@@ -165,8 +144,7 @@ std::vector<std::string> problems(const EvolveConfig& config, const model::Model
   if (config.num_experts.front() == 1) {
     if (has_dense_layers(model, moe) && model.intermediate_size != moe.intermediate_size) {
       add("evolve.num_experts = [1]: one expert is the feed-forward network of a dense model, all "
-          "of "
-          "one width: model.intermediate_size = {} and moe.intermediate_size = {} must be equal",
+          "of one width: model.intermediate_size = {} and moe.intermediate_size = {} must be equal",
           model.intermediate_size, moe.intermediate_size);
     }
     if (moe.shared_expert_intermediate_size > 0) {

@@ -74,6 +74,22 @@ TEST(RunConfig, EveryFileInConfigsLoadsAndValidates) {
   EXPECT_GT(num_files, 0);
 }
 
+TEST(RunConfig, ChecksEveryPhaseOfAnEvolution) {
+  const auto problem = [](std::vector<std::string> sets) {
+    sets.insert(sets.end(), {"evolve.num_experts=[1, 2]", "evolve.spawn_steps=[200, 400]"});
+    const std::vector<std::string> found = load_run_config("", sets).problems();
+    EXPECT_EQ(found.size(), 1u);
+    return found.empty() ? "" : found.front();
+  };
+  EXPECT_EQ(problem({"evolve.diversify=masks"}),
+            "evolve.diversify = \"masks\" is not known; one of copy, mask, mask_rescale, noise, "
+            "reinit (did you mean mask?)");
+  EXPECT_EQ(problem({"evolve.ratio=1.0"}), "evolve.ratio = 1 must be at least 0 and below 1");
+  EXPECT_EQ(problem({"moe.top_k.num_groups=4"}),
+            "evolve.num_experts: with 2 experts: moe.top_k.num_groups = 4: must divide "
+            "moe.num_experts = 2");
+}
+
 // Text -> settings -> text, for each router with its own options.
 TEST(RunConfig, WrittenSettingsReadBackTheSame) {
   for (const auto& [router, options] : RunConfig().router_options) {

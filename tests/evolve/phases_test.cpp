@@ -152,14 +152,6 @@ TEST(PhaseProblems, NameWhatIsWrong) {
   short_list.num_experts = {1, 4};
   EXPECT_EQ(only(short_list),
             "evolve.spawn_steps has 1 numbers for the 2 phases of evolve.num_experts");
-  EvolveConfig word = from_one(20);
-  word.diversify = "masks";
-  EXPECT_EQ(only(word),
-            "evolve.diversify = \"masks\" is not known; one of copy, mask, mask_rescale, noise, "
-            "reinit");
-  EvolveConfig ratio = from_one(20);
-  ratio.ratio = 1;
-  EXPECT_EQ(only(ratio), "evolve.ratio = 1 must be at least 0 and below 1");
   moe::MoeConfig dense;
   dense.num_experts = 0;
   EXPECT_EQ(only(from_one(20), dense),
