@@ -34,6 +34,9 @@ constexpr PrepareText kPrepareTexts[] = {
     {"max_document_bytes", "", kDocuments},
     {"max_bytes_per_domain", "", kDocuments},
     {"num_clusters", "", kDocuments},
+    {"pairs", "", kDocuments},
+    {"valid_pairs", "FILE,FILE", kSplits},
+    {"test_pairs", "FILE,FILE", kSplits},
     {"valid_share", "", kSplits},
     {"test_share", "", kSplits},
     {"split_seed", "", kSplits},
@@ -201,6 +204,28 @@ Action add_generate(CLI::App& command) {
   return [options](std::ostream& out) { app::generate(*options, out); };
 }
 
+Action add_translate(CLI::App& command) {
+  auto options = std::make_shared<app::TranslateOptions>();
+  add_model(command, &options->checkpoint, &options->num_threads, &options->dtype);
+  add_option(command, {"--input", "one text a line; without it: of standard input", "FILE"},
+             &options->input);
+  add_option(command,
+             {"--output", "where the translations go; without it: standard output", "FILE"},
+             &options->output);
+  add_option(command,
+             {"--reference", "the wanted translations, line by line; BLEU is told", "FILE"},
+             &options->reference);
+  add_option(command, {"--num-beams", "translations that are followed at a time; 1: greedy"},
+             &options->num_beams);
+  add_option(command,
+             {"--length-penalty",
+              "log probabilities are divided by the length to this power: 0 favours short ones"},
+             &options->length_penalty);
+  add_option(command, {"--batch-size", "texts at a time; has no influence on the translations"},
+             &options->batch_size);
+  return [options](std::ostream& out) { app::translate(*options, out); };
+}
+
 Action add_convert(CLI::App& command) {
   auto options = std::make_shared<app::ConvertOptions>();
   add_argument(command,
@@ -307,6 +332,7 @@ constexpr CommandEntry kCommands[] = {
      R"(Examples:
   locus prepare --output data/books books/
   locus prepare --output data/mixed --vocab-size 16384 code=src/ web=web.jsonl
+  locus prepare --output data/pairs --pairs train.en train.de --valid-pairs valid.en,valid.de
 )",
      add_prepare, false},
     {"train", "train the model that a settings file describes",
@@ -362,6 +388,14 @@ constexpr CommandEntry kCommands[] = {
   locus generate --checkpoint runs/demo < prompts.txt
 )",
      add_generate, true},
+    {"translate", "translate texts, and tell BLEU",
+     "Translates texts, one a line, by beam search with an encoder-decoder that was trained on "
+     "pairs. With the wanted translations, tells corpus BLEU as the package sacrebleu has it.",
+     R"(Examples:
+  locus translate --checkpoint runs/translation --input test.en --output test.out --reference test.de
+  echo "A dog runs." | locus translate --checkpoint runs/translation
+)",
+     add_translate, true},
     {"import", "take over a model from Hugging Face's format",
      "Checks a model folder of Hugging Face (config.json, safetensors, tokenizer) for everything "
      "that "

@@ -71,6 +71,7 @@ void verify(const VerifyOptions&, std::ostream&) { hand_over(); }
 void topology(const TopologyOptions&, std::ostream&) { hand_over(); }
 void eval(const EvalOptions&, std::ostream&) { hand_over(); }
 void generate(const GenerateOptions&, std::ostream&) { hand_over(); }
+void translate(const TranslateOptions&, std::ostream&) { hand_over(); }
 void prepare(const data::PrepareConfig&, std::ostream&) { hand_over(); }
 void compare(const CompareOptions&, std::ostream&) { hand_over(); }
 void report(const std::vector<std::string>&, const std::string&, std::ostream&) { hand_over(); }

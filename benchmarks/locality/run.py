@@ -159,14 +159,16 @@ class Experiment:
     def frontier(self) -> list[dict]:
         variants = tuple(variant for one in FRONTIER.values() for variant in one)
         seed = self.arguments.seeds[0]
-        return frontier_rows(self.harness, self.train(variants, [seed]), seed, self.arguments.steps)
+        num_steps = self.arguments.frontier_steps
+        return frontier_rows(self.harness, self.train(variants, [seed], num_steps), seed, num_steps)
 
     def measure(self, part: str, variants: tuple, links: list[str]):
         """Times that are compared are measured in turns: what other parts have measured does not count."""
         require_cluster(self.harness)
         measured = Measurements(self.harness, f"locality-{part}")
         on = steps.Cluster(self.harness, measured, self.trainings, self.arguments.steps, self.arguments.seeds[0])
-        rates = {"fixed": self.arguments.mbit} if self.arguments.mbit else on.find_rates(links)
+        rates = {link: self.arguments.mbit[link] for link in links if link in self.arguments.mbit}
+        rates |= on.find_rates([link for link in links if link not in rates])
         return measured, steps.measure(on, variants, rates, self.arguments.rounds), rates
 
     def steps(self) -> list[dict]:
@@ -180,23 +182,31 @@ class Experiment:
     def alone(self) -> list[dict]:
         measured, found, rates = self.measure("alone", (SWITCH, *ALONE), ["b"])
         link = next(iter(rates))
-        return steps.byte_rows(measured, found, link, ALONE) + steps.rows(measured, found, link, ALONE, rates)
+        variants = (SWITCH, *ALONE)
+        return steps.byte_rows(measured, found, link, variants) + steps.rows(measured, found, link, variants, rates)
 
     def wall_time(self) -> list[dict]:
-        """By the measurements of `steps`; how LocMoE+ begins, by those of `alone`."""
-        _, found, rates = self.measure("steps", MAIN, ["b"])
-        link = next(iter(rates))
+        """By the measurements of `steps`; how LocMoE+ begins, by those of `alone`, which are at links (b)."""
+        _, found, rates = self.measure("steps", MAIN, self.arguments.links)
         _, begun, begun_rates = self.measure("alone", (SWITCH, *ALONE), ["b"])
         at_first = steps.mean_ratio(begun, next(iter(begun_rates)), LOCMOE_PLUS_AT_FIRST, SWITCH)
         out = []
-        for ours in MAIN[2:]:
-            time = steps.mean_ratio(found, link, ours, SWITCH)
-            if ours is LOCMOE_PLUS:
-                time = SHIFTED_SHARE * time + (1 - SHIFTED_SHARE) * at_first
-            for other in MAIN[:2]:
-                num_steps = round(self.arguments.steps * time / steps.mean_ratio(found, link, other, SWITCH))
-                out.append(wall_time_row(self.harness, self.trainings, link, ours, other, num_steps, self.arguments))
+        for link in rates:
+            for ours in MAIN[2:] if link == "b" else MAIN[2:3]:
+                time = steps.mean_ratio(found, link, ours, SWITCH)
+                if ours is LOCMOE_PLUS:
+                    time = SHIFTED_SHARE * time + (1 - SHIFTED_SHARE) * at_first
+                for other in MAIN[:2]:
+                    num_steps = round(self.arguments.steps * time / steps.mean_ratio(found, link, other, SWITCH))
+                    out.append(wall_time_row(self.harness, self.trainings, link, ours, other, num_steps, self.arguments))
         return out
+
+
+def rate_of_link(text: str) -> tuple[str, float]:
+    link, _, rate = text.partition("=")
+    if link not in steps.SHARES:
+        raise argparse.ArgumentTypeError(f"'{text}' names none of the links {', '.join(steps.SHARES)}")
+    return link, float(rate)
 
 
 def main() -> int:
@@ -205,13 +215,16 @@ def main() -> int:
     parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
     parser.add_argument("--steps", type=int, default=600, help="of a training, 4,096 tokens each")
     parser.add_argument("--gate-steps", type=int, default=240, help="of a training of the part `gate`")
+    parser.add_argument("--frontier-steps", type=int, default=300, help="of a training of the part `frontier`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
-    parser.add_argument("--mbit", type=float, help="rate of the links, instead of searching for those of --links")
+    parser.add_argument("--mbit", type=rate_of_link, nargs="+", default=[], metavar="LINK=RATE",
+                        help="rates that are known; those of the other --links are searched for")
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each variant on the cluster, in turns")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
+    arguments.mbit = dict(arguments.mbit)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not pathlib.Path(arguments.data).exists():
         raise SystemExit(f"skipped: {arguments.data} is not there; name another JSONL file with domains by --data")

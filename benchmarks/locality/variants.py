@@ -65,13 +65,12 @@ ALONE = (
     dataclasses.replace(SWITCH, name="switch, sequences and experts placed", links=FLAT | PLACED | MOVED,
                         trained_as="switch"),
     dataclasses.replace(SWITCH, name="switch, auto exchange", links=AUTO, trained_as="switch"),
+    LOCMOE,
     dataclasses.replace(LOCMOE, name="locmoe, sequences as they come", links=AUTO, trained_as="locmoe"),
     dataclasses.replace(LOCMOE, name="locmoe, experts placed, too", links=AUTO | PLACED | MOVED, trained_as="locmoe"),
     dataclasses.replace(LOCMOE, name="locmoe, no overlap", links=AUTO | PLACED | {"parallel.exchange.chunks": 1},
                         trained_as="locmoe"),
-    dataclasses.replace(LOCMOE, name="locmoe, flat exchange", links=FLAT | PLACED, trained_as="locmoe"),
     LOCMOE_ONE_LEVEL,
-    LOCMOE_BOUND,
     LOCMOE_PLUS_AT_FIRST,
 )
 

@@ -32,7 +32,7 @@ double total_bytes(const train::NamedTensors& tensors) {
 
 struct Bench {
   fs::path folder;
-  std::shared_ptr<model::Decoder> decoder;
+  std::shared_ptr<model::Transformer> transformer;
   std::unique_ptr<train::Optimizer> optimizer;
   std::unique_ptr<train::CheckpointWriter> writer;
   train::TrainerState state;
@@ -40,14 +40,14 @@ struct Bench {
   Report run() {
     ++state.step;
     const Stopwatch save;
-    writer->save(*decoder, *optimizer, state, {});
+    writer->save(*transformer, *optimizer, state, {});
     const double stall_s = save.seconds();
     writer->wait();
     const double save_s = save.seconds();
     const train::CheckpointRef checkpoint = train::list_checkpoints(folder).front();
     const Stopwatch load;
-    train::load_model(checkpoint, *decoder);
-    train::load_optimizer(checkpoint, *optimizer, *decoder);
+    train::load_model(checkpoint, *transformer);
+    train::load_optimizer(checkpoint, *optimizer, *transformer);
     const double load_s = load.seconds();
     const Stopwatch check;
     train::checkpoint_damage(checkpoint.path, /*checksums=*/true);
@@ -66,8 +66,8 @@ Worker make_checkpoint(const std::vector<std::string>& settings) {
   const app::RunConfig config = app::load_run_config(options.config, {});
   auto bench = std::make_shared<Bench>();
   bench->folder = options.folder;
-  bench->decoder = std::make_shared<model::Decoder>(app::decoder_config(config));
-  const train::NamedTensors parameters = train::named_parameters(*bench->decoder);
+  bench->transformer = std::make_shared<model::Transformer>(app::transformer_config(config));
+  const train::NamedTensors parameters = train::named_parameters(*bench->transformer);
   bench->optimizer = train::make_optimizer(config.optimizer, parameters);
   train::CheckpointConfig checkpoint;
   checkpoint.keep_last = 1;

@@ -54,9 +54,9 @@ class IdTokenizer final : public data::Tokenizer {
 Worker make_generate(const std::vector<std::string>& settings) {
   const auto options = parse_settings<GenerateOptions>(settings);
   const app::RunConfig config = app::load_run_config(options.config, {});
-  const auto decoder = std::make_shared<model::Decoder>(app::decoder_config(config));
+  const auto transformer = std::make_shared<model::Transformer>(app::transformer_config(config));
   if (!options.weights.empty()) {
-    model::load_weights(*decoder, io::open_safetensors_folder(options.weights));
+    model::load_weights(*transformer, io::open_safetensors_folder(options.weights));
   }
   eval::GenerationRequest request;
   for (int64_t i = 0; i < options.prompt_tokens; ++i) {  // as in peers/generate.py
@@ -65,11 +65,11 @@ Worker make_generate(const std::vector<std::string>& settings) {
   eval::GenerationOptions generation;
   generation.sampler.temperature = 0;
   generation.max_new_tokens = options.new_tokens;
-  const auto run = [decoder, request, generation, vocab_size = config.model.vocab_size] {
+  const auto run = [transformer, request, generation, vocab_size = config.model.vocab_size] {
     const IdTokenizer tokenizer(vocab_size);
     const Stopwatch watch;
     const eval::GenerationReport report =
-        eval::generate(*decoder, tokenizer, {request}, generation);
+        eval::generate(*transformer, tokenizer, {request}, generation);
     return Report{{"seconds", watch.seconds()},
                   {"tokens", static_cast<double>(report.results.front().ids.size())},
                   {"text", report.results.front().text}};

@@ -83,7 +83,7 @@ Batches read_batches(const std::string& path) {
 struct Bench {
   app::RunConfig config;
   Batches batches;
-  std::shared_ptr<model::Decoder> decoder;
+  std::shared_ptr<model::Transformer> transformer;
   std::unique_ptr<train::Optimizer> optimizer;
   std::unique_ptr<train::TrainStep> step;
   train::TrainerState state;
@@ -118,13 +118,13 @@ Worker make_train_step(const std::vector<std::string>& settings) {
   bench->config = app::load_run_config(options.config, overrides);
   app::validate(bench->config);
   bench->batches = read_batches(options.batches);
-  bench->decoder = std::make_shared<model::Decoder>(app::decoder_config(bench->config));
+  bench->transformer = std::make_shared<model::Transformer>(app::transformer_config(bench->config));
   if (!options.weights.empty()) {
-    model::load_weights(*bench->decoder, io::open_safetensors_folder(options.weights));
+    model::load_weights(*bench->transformer, io::open_safetensors_folder(options.weights));
   }
   bench->optimizer =
-      train::make_optimizer(bench->config.optimizer, train::named_parameters(*bench->decoder));
-  bench->step = std::make_unique<train::TrainStep>(*bench->decoder, *bench->optimizer,
+      train::make_optimizer(bench->config.optimizer, train::named_parameters(*bench->transformer));
+  bench->step = std::make_unique<train::TrainStep>(*bench->transformer, *bench->optimizer,
                                                    bench->config.train, at::kCPU);
   const auto count = model::count_parameters(bench->config.model, bench->config.moe);
   const double flops = 3 * model::forward_flops_per_token(bench->config.model, bench->config.moe,

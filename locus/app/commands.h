@@ -81,6 +81,19 @@ struct GenerateOptions {
 };
 void generate(const GenerateOptions& options, std::ostream& out);
 
+struct TranslateOptions {
+  std::string checkpoint;
+  std::string input;      // one text a line; empty: standard input
+  std::string reference;  // the wanted translations, line by line: BLEU is told
+  std::string output;     // empty: standard output
+  int64_t num_beams = 5;
+  double length_penalty = 1.0;
+  int64_t batch_size = 32;
+  int64_t num_threads = 0;
+  std::string dtype;
+};
+void translate(const TranslateOptions& options, std::ostream& out);
+
 void prepare(const data::PrepareConfig& config, std::ostream& out);
 
 // Trains the variants that a file describes (compare/config.h), as far as they are not trained yet,

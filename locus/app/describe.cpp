@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "locus/base/format.h"
-#include "locus/model/decoder.h"
 #include "locus/model/family.h"
 #include "locus/model/size.h"
+#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::app {
@@ -95,6 +95,9 @@ std::string describe_model(const RunConfig& config, int64_t num_ranks) {
   out += row("family of the tensor names", std::string(model::closest_family(m, config.moe).name));
   out += row("layers, hidden, heads", format("{}, {}, {} ({} key/value)", m.num_hidden_layers,
                                              m.hidden_size, m.num_attention_heads, m.kv_heads()));
+  if (!m.is_decoder()) {
+    out += row("of them the encoder's", std::to_string(m.num_encoder_layers));
+  }
   out += row("vocabulary, sequence", format("{}, {}", m.vocab_size, config.data.sequence_length));
   if (has_moe) {
     out += row("MoE layers", moe_layers_text(config));

@@ -77,6 +77,11 @@ class Evaluator {
  public:
   Evaluator(const EvalOptions& options, LoadedModel& loaded) : options_(options), loaded_(loaded) {
     if (!options.text.empty()) {
+      if (!loaded.config.model.is_decoder()) {
+        throw ConfigError(
+            "--text: only decoders predict a text from its beginning; prepare it with `locus "
+            "prepare`, and give the folder by --data");
+      }
       raw_ = read_text(options, loaded, loaded.config.data.sequence_length);
       what_ = options.text.front();
       return;
@@ -112,23 +117,23 @@ class Evaluator {
       };
     }
     const auto bytes = eval::bytes_per_token(*loaded_.tokenizer);
-    if (source_) return eval::evaluate(*loaded_.decoder, *source_, bytes, how);
-    return eval::evaluate(*loaded_.decoder, raw_.batches, bytes, how, raw_.names);
+    if (source_) return eval::evaluate(*loaded_.transformer, *source_, bytes, how);
+    return eval::evaluate(*loaded_.transformer, raw_.batches, bytes, how, raw_.names);
   }
 
   const std::string& what() const { return what_; }
 
   // True where the data say of a token which experts it may have.
   bool names_groups() const {
-    return source_ && eval::routes_by_domain(*loaded_.decoder) &&
-           loaded_.decoder->without_group(source_->domain_names()).size() <
+    return source_ && eval::routes_by_domain(*loaded_.transformer) &&
+           loaded_.transformer->without_group(source_->domain_names()).size() <
                source_->domain_names().size();
   }
 
   void warn_of_unknown_domains() const {
     if (!source_) return;
     std::string names;
-    for (const std::string& name : loaded_.decoder->without_group(source_->domain_names())) {
+    for (const std::string& name : loaded_.transformer->without_group(source_->domain_names())) {
       names += (names.empty() ? "" : ", ") + name;
     }
     if (names.empty()) return;
@@ -174,7 +179,7 @@ void eval(const EvalOptions& options, std::ostream& out) {
   if (loaded.folder.is_checkpoint()) record["step"] = loaded.folder.step;
   record["data"] = evaluator.what();
   print(result, out);
-  if (eval::looks_ahead_in_training(*loaded.decoder)) {
+  if (eval::looks_ahead_in_training(*loaded.transformer)) {
     // Training decisions of this router look at later tokens: the causal figure above is the honest
     // one.
     const eval::Evaluation leaking = evaluator.run({.training_rule = true});

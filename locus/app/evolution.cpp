@@ -21,19 +21,20 @@ evolve::Progress load_progress(const train::CheckpointRef& checkpoint) {
 }
 
 WholeModel load_whole(const RunConfig& phase, const train::CheckpointRef* checkpoint) {
-  model::DecoderConfig shape = decoder_config(phase);
+  model::TransformerConfig shape = transformer_config(phase);
   // Tables of token ids come with the weights.
   shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
   WholeModel whole;
-  whole.decoder = std::make_shared<model::Decoder>(shape);
+  whole.transformer = std::make_shared<model::Transformer>(shape);
   if (checkpoint == nullptr) {
     const ModelFolder folder = resolve_model_folder(phase.checkpoint.initial_load_path);
-    model::load_weights(*whole.decoder, io::open_safetensors_folder(folder.path));
+    model::load_weights(*whole.transformer, io::open_safetensors_folder(folder.path));
     return whole;
   }
-  train::load_model(*checkpoint, *whole.decoder);
-  whole.optimizer = train::make_optimizer(phase.optimizer, train::named_parameters(*whole.decoder));
-  train::load_optimizer(*checkpoint, *whole.optimizer, *whole.decoder);
+  train::load_model(*checkpoint, *whole.transformer);
+  whole.optimizer =
+      train::make_optimizer(phase.optimizer, train::named_parameters(*whole.transformer));
+  train::load_optimizer(*checkpoint, *whole.optimizer, *whole.transformer);
   return whole;
 }
 

@@ -7,7 +7,7 @@
 
 #include "locus/app/run_config.h"
 #include "locus/evolve/phases.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/optimizer.h"
 
@@ -26,7 +26,7 @@ evolve::Progress load_progress(const train::CheckpointRef& checkpoint);
 // A model that experts are spawned from, whole on this rank, with its optimiser's state; null where
 // training begins with its weights.
 struct WholeModel {
-  std::shared_ptr<model::Decoder> decoder;
+  std::shared_ptr<model::Transformer> transformer;
   std::unique_ptr<train::Optimizer> optimizer;
 };
 

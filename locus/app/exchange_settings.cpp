@@ -2,8 +2,8 @@
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
-#include "locus/model/decoder.h"
 #include "locus/model/size.h"
+#include "locus/model/transformer.h"
 #include "locus/moe/exchange.h"
 #include "locus/moe/exchange_choice.h"
 #include "locus/moe/router.h"

@@ -71,6 +71,11 @@ void generate(const GenerateOptions& options, std::ostream& out) {
     throw ConfigError("--stream prints one text as it comes; there are {} prompts", prompts.size());
   }
   LoadedModel loaded = load_model(options.checkpoint, options.dtype, options.num_threads);
+  if (!loaded.config.model.is_decoder()) {
+    throw ConfigError("{}: is {}, and only a decoder continues texts{}", options.checkpoint,
+                      loaded.config.model.is_encoder() ? "an encoder" : "an encoder-decoder",
+                      loaded.config.model.is_encoder() ? "" : "; see `locus translate`");
+  }
   std::vector<eval::GenerationRequest> requests;
   for (const std::string& prompt : prompts) requests.push_back({loaded.tokenizer->encode(prompt)});
   eval::GenerationOptions how = generation_options(options);
@@ -79,7 +84,7 @@ void generate(const GenerateOptions& options, std::ostream& out) {
     how.on_text = [&out](size_t, std::string_view piece) { out << piece << std::flush; };
   }
   const eval::GenerationReport report =
-      eval::generate(*loaded.decoder, *loaded.tokenizer, requests, how);
+      eval::generate(*loaded.transformer, *loaded.tokenizer, requests, how);
   std::string samples;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const eval::Generation& result = report.results[i];

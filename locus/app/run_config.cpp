@@ -67,6 +67,10 @@ std::vector<std::string> names_of(const Entries& entries) {
 void check_model(const model::ModelConfig& m, int64_t sequence_length, Problems& out) {
   out.positive("model.hidden_size", m.hidden_size);
   out.positive("model.num_hidden_layers", m.num_hidden_layers);
+  out.add_if(m.num_encoder_layers < 0 || m.num_encoder_layers > m.num_hidden_layers,
+             "model.num_encoder_layers = {} must be 0 (a decoder) to model.num_hidden_layers = {} "
+             "(an encoder)",
+             m.num_encoder_layers, m.num_hidden_layers);
   out.positive("model.num_attention_heads", m.num_attention_heads);
   out.positive("model.intermediate_size", m.intermediate_size);
   out.positive("model.max_position_embeddings", m.max_position_embeddings);
@@ -154,11 +158,18 @@ void check_moe(const RunConfig& config, Problems& out) {
                router.type, routers_by_domain());
   }
   out.append(moe::domain_group_problems(moe));
+  out.add_if(config.model.is_encoder_decoder() &&
+                 (moe.num_domain_groups != 0 || !moe.domain_groups.empty()),
+             "moe.num_domain_groups, moe.domain_groups: not in an encoder-decoder "
+             "(model.num_encoder_layers = {}), whose pairs have no domains",
+             config.model.num_encoder_layers);
 }
 
 void check_data(const data::DataConfig& data, Problems& out) {
   out.positive("data.sequence_length", data.sequence_length);
   out.not_negative("data.prefetch", static_cast<double>(data.prefetch));
+  out.add_if(!(data.mask_share > 0 && data.mask_share <= 1),
+             "data.mask_share = {} must be over 0 and at most 1", data.mask_share);
   out.add_if(!data.train_weights.empty() && data.train_weights.size() != data.train.size(),
              "data.train_weights has {} numbers for {} datasets in data.train",
              data.train_weights.size(), data.train.size());
@@ -235,6 +246,7 @@ void check_training(const RunConfig& config, Problems& out) {
              "train.device = \"{}\" is not a device; cpu, cuda or cuda:<n>", train.device);
   out.not_negative("train.seed", static_cast<double>(train.seed));
   out.not_negative("train.clip_grad", train.clip_grad);
+  out.share("train.label_smoothing", train.label_smoothing);
   out.add_if(train.num_threads < 0 || train.num_threads > 4096,
              "train.num_threads = {} must be 0 (one a core) to 4096", train.num_threads);
   out.add_if(train.loss_spike_factor != 0 && !(train.loss_spike_factor > 1),
@@ -458,6 +470,7 @@ void validate_ranks(const RunConfig& config, int64_t world_size) {
 bool makes_shape(const std::string& key) {
   static const std::set<std::string> keys{"model.hidden_size",
                                           "model.num_hidden_layers",
+                                          "model.num_encoder_layers",
                                           "model.num_attention_heads",
                                           "model.num_key_value_heads",
                                           "model.head_dim",

@@ -78,10 +78,10 @@ comm::Agreement data_identity(const RunConfig& config, const std::string& split,
           text};
 }
 
-comm::Agreement weights_identity(model::Decoder& decoder, bool of_experts) {
+comm::Agreement weights_identity(model::Transformer& transformer, bool of_experts) {
   const at::NoGradGuard no_grad;
   std::string text;
-  for (const model::StoredTensor& tensor : model::stored_tensors(decoder)) {
+  for (const model::StoredTensor& tensor : model::stored_tensors(transformer)) {
     if (tensor.is_expert != of_experts) continue;
     const at::Tensor value = tensor.value.detach().cpu().contiguous();
     text += format("{} = {}\n", tensor.name, to_hex(hash128(as_text(model::tensor_bytes(value)))));

@@ -8,7 +8,7 @@
 #include "locus/app/run_config.h"
 #include "locus/comm/agreement.h"
 #include "locus/data/tokenizer.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 namespace locus::app {
 
@@ -24,6 +24,6 @@ comm::Agreement data_identity(const RunConfig& config, const std::string& split,
 
 // Those of this rank's experts, which other ranks of the expert-data-parallel group have too, or
 // all other weights, which all ranks have.
-comm::Agreement weights_identity(model::Decoder& decoder, bool of_experts);
+comm::Agreement weights_identity(model::Transformer& transformer, bool of_experts);
 
 }  // namespace locus::app

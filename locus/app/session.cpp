@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <set>
 
 #include "locus/base/error.h"
@@ -37,6 +38,28 @@ void check_tokenizer(const std::string& path, const std::string& hash) {
         "again with --tokenizer, or use its own tokenizer.model",
         path, made_with, hash);
   }
+}
+
+// What a dataset holds must be what the model is trained on.
+void check_pairs(const data::IndexedDataset& dataset, const model::ModelConfig& model) {
+  if (dataset.has_pairs() && !model.is_encoder_decoder()) {
+    throw DataError(
+        "{}: holds pairs to translate, which an encoder-decoder reads: model.num_encoder_layers = "
+        "{} must be over 0 and under model.num_hidden_layers = {}",
+        dataset.prefix(), model.num_encoder_layers, model.num_hidden_layers);
+  }
+  if (!dataset.has_pairs() && model.is_encoder_decoder()) {
+    throw DataError(
+        "{}: holds no pairs to translate, but the model is an encoder-decoder "
+        "(model.num_encoder_layers = {}); make pairs with `locus prepare --pairs`",
+        dataset.prefix(), model.num_encoder_layers);
+  }
+}
+
+// None for models that are not trained on masked tokens.
+std::optional<data::Masking> masking_of(const RunConfig& config, const data::Tokenizer& tokenizer) {
+  if (!config.model.is_encoder()) return std::nullopt;
+  return data::make_masking(tokenizer, config.data.mask_share, config.data.mask_whole_words);
 }
 
 }  // namespace
@@ -110,8 +133,10 @@ std::shared_ptr<const data::SampleSource> open_data(const std::vector<std::strin
     check_tokenizer(path, hash);
     datasets.push_back(data::open_split(path, split));
   }
+  check_pairs(*datasets.front(), config.model);
   auto source = std::make_shared<const data::SampleSource>(
-      std::move(datasets), weights, config.data, static_cast<uint64_t>(config.train.seed));
+      std::move(datasets), weights, config.data, static_cast<uint64_t>(config.train.seed),
+      masking_of(config, tokenizer));
   if (source->vocab_size() > config.model.vocab_size) {
     throw DataError("{}: holds ids of a vocabulary of {}, model.vocab_size is {}", paths.front(),
                     source->vocab_size(), config.model.vocab_size);
@@ -168,8 +193,8 @@ at::Device find_device(const std::string& name, const comm::ParallelContext& par
   return device;
 }
 
-model::DecoderConfig decoder_config(const RunConfig& config) {
-  model::DecoderConfig out;
+model::TransformerConfig transformer_config(const RunConfig& config) {
+  model::TransformerConfig out;
   out.model = config.model;
   out.moe = config.moe;
   out.router_options = config.chosen_router_options();
@@ -205,7 +230,7 @@ void settle_domain_groups(RunConfig& config, const data::SampleSource& source) {
 }
 
 void add_data_counts(const RunConfig& config, const data::SampleSource& source,
-                     model::DecoderConfig& shape) {
+                     model::TransformerConfig& shape) {
   if (config.moe.num_experts == 0) return;
   if (moe::find_router(config.moe.router.type).needs_token_frequency) {
     shape.token_frequency =
@@ -222,15 +247,16 @@ void add_data_counts(const RunConfig& config, const data::SampleSource& source,
   }
 }
 
-std::shared_ptr<model::Decoder> load_decoder(const ModelFolder& folder, const RunConfig& config) {
+std::shared_ptr<model::Transformer> load_transformer(const ModelFolder& folder,
+                                                     const RunConfig& config) {
   check_weights(folder.path, shape_of(config));
-  model::DecoderConfig shape = decoder_config(config);
+  model::TransformerConfig shape = transformer_config(config);
   // The hash tables come with the weights; what they would be built from does not matter here.
   shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
-  auto decoder = std::make_shared<model::Decoder>(shape);
-  model::load_weights(*decoder, io::open_safetensors_folder(folder.path));
-  decoder->eval();
-  return decoder;
+  auto transformer = std::make_shared<model::Transformer>(shape);
+  model::load_weights(*transformer, io::open_safetensors_folder(folder.path));
+  transformer->eval();
+  return transformer;
 }
 
 LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads) {
@@ -244,7 +270,7 @@ LoadedModel load_model(const std::string& path, const std::string& dtype, int64_
                     folder.path.string());
   }
   settle_vocabulary(loaded.config, *loaded.tokenizer, folder.path.string());
-  loaded.decoder = load_decoder(folder, loaded.config);
+  loaded.transformer = load_transformer(folder, loaded.config);
   return loaded;
 }
 

@@ -11,7 +11,7 @@
 #include "locus/app/run_config.h"
 #include "locus/data/loader.h"
 #include "locus/data/tokenizer.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/train/checkpoint.h"
 
 namespace locus::app {
@@ -48,7 +48,7 @@ std::vector<std::string> split_paths(const data::DataConfig& config, const std::
 // spread).
 std::vector<int64_t> token_frequency(const std::vector<std::string>& paths, int64_t vocab_size);
 
-model::DecoderConfig decoder_config(const RunConfig& config);
+model::TransformerConfig transformer_config(const RunConfig& config);
 at::ScalarType parse_dtype(const std::string& name);
 
 // Of train.device; of several ranks, each takes the GPU of its place on its machine. ConfigError
@@ -60,19 +60,20 @@ at::Device find_device(const std::string& name, const comm::ParallelContext& par
 // the data tell no domains. Nothing without groups.
 void settle_domain_groups(RunConfig& config, const data::SampleSource& source);
 
-// Adds what the decoder of a training has to know of its data.
+// Adds what the transformer of a training has to know of its data.
 void add_data_counts(const RunConfig& config, const data::SampleSource& source,
-                     model::DecoderConfig& shape);
+                     model::TransformerConfig& shape);
 
 // A model out of a run, checkpoint or model folder, ready to evaluate.
 struct LoadedModel {
   RunConfig config;
   ModelFolder folder;
   std::unique_ptr<data::Tokenizer> tokenizer;
-  std::shared_ptr<model::Decoder> decoder;
+  std::shared_ptr<model::Transformer> transformer;
 };
 // Without the tokenizer; the configuration's vocabulary is settled.
-std::shared_ptr<model::Decoder> load_decoder(const ModelFolder& folder, const RunConfig& config);
+std::shared_ptr<model::Transformer> load_transformer(const ModelFolder& folder,
+                                                     const RunConfig& config);
 // dtype empty: as trained.
 LoadedModel load_model(const std::string& path, const std::string& dtype, int64_t num_threads);
 

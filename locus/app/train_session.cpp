@@ -107,14 +107,14 @@ void TrainSession::open() {
 void TrainSession::make_model() {
   phase_ = in_phase(config_, progress_.phase());
   const at::Device device = find_device(config_.train.device, parallel_);
-  model::DecoderConfig shape = decoder_config(phase_);
+  model::TransformerConfig shape = transformer_config(phase_);
   shape.parallel = parallel_;
   shape.first_step = progress_.first_step();
   add_data_counts(phase_, *train_data_, shape);
-  decoder_ = std::make_shared<model::Decoder>(shape);
-  decoder_->to(device);
+  transformer_ = std::make_shared<model::Transformer>(shape);
+  transformer_->to(device);
   optimizer_ =
-      train::make_optimizer(config_.optimizer, train::named_parameters(*decoder_), parallel_);
+      train::make_optimizer(config_.optimizer, train::named_parameters(*transformer_), parallel_);
 }
 
 // That all ranks see the same.
@@ -134,8 +134,8 @@ void TrainSession::check_weights() {
   if (parallel_.is_alone()) return;
   comm::Agreement shared, experts;
   comm::together(parallel_.world.get(), [&] {
-    shared = weights_identity(*decoder_, false);
-    experts = weights_identity(*decoder_, true);
+    shared = weights_identity(*transformer_, false);
+    experts = weights_identity(*transformer_, true);
   });
   comm::check_agreement(parallel_.world.get(), host(), {shared});
   // Each group tells for itself, and one of them for all. No call of `world` is in it, and nothing
@@ -203,9 +203,9 @@ void TrainSession::begin_from(std::optional<int64_t> step) {
 void TrainSession::load_checkpoint(const train::CheckpointRef& checkpoint) {
   check_continuation(checkpoint);
   state_ = train::load_trainer_state(checkpoint);
-  train::restore_places(*decoder_, state_.experts);
-  train::load_model(checkpoint, *decoder_);
-  train::load_optimizer(checkpoint, *optimizer_, *decoder_);
+  train::restore_places(*transformer_, state_.experts);
+  train::load_model(checkpoint, *transformer_);
+  train::load_optimizer(checkpoint, *optimizer_, *transformer_);
   resumed_step_ = state_.step;
   log::info("continuing from {} (step {})", checkpoint.path.string(), state_.step);
 }
@@ -213,7 +213,7 @@ void TrainSession::load_checkpoint(const train::CheckpointRef& checkpoint) {
 // Weights alone: the optimiser and the steps begin anew.
 void TrainSession::load_initial_weights() {
   const ModelFolder folder = resolve_model_folder(config_.checkpoint.initial_load_path);
-  model::load_weights(*decoder_, io::open_safetensors_folder(folder.path));
+  model::load_weights(*transformer_, io::open_safetensors_folder(folder.path));
   log::info("starting from the weights of {}", folder.text());
 }
 
@@ -254,7 +254,7 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
 void TrainSession::write_run_line(bool has_grown) {
   const model::ParameterCount count = model::count_parameters(phase_.model, phase_.moe);
   std::vector<int64_t> moe_layers;
-  for (const auto& [layer, moe] : decoder_->moe_layers()) moe_layers.push_back(layer);
+  for (const auto& [layer, moe] : transformer_->moe_layers()) moe_layers.push_back(layer);
   train::MetricLine line("run", state_.step);
   line.set("time", iso_time())
       .set("version", std::string(kVersion))
@@ -265,6 +265,7 @@ void TrainSession::write_run_line(bool has_grown) {
       .set("tokens_per_step", config_.train.global_batch_size * config_.data.sequence_length)
       .set("router", moe_layers.empty() ? "none" : phase_.moe.router.type)
       .set("num_layers", config_.model.num_hidden_layers)
+      .set("num_encoder_layers", config_.model.num_encoder_layers)
       .set("moe_layers", moe_layers)
       .set("num_experts", moe_layers.empty() ? 0 : phase_.moe.num_experts)
       .set("domains", train_data_->domain_names())
@@ -281,7 +282,7 @@ void TrainSession::write_run_line(bool has_grown) {
 void TrainSession::evaluate(int64_t step) {
   if (!valid_data_) return;
   const eval::Evaluation result = eval::evaluate(
-      *decoder_, *valid_data_, bytes_per_token_,
+      *transformer_, *valid_data_, bytes_per_token_,
       {.batch_size = config_.eval.batch_size, .max_batches = config_.eval.max_batches});
   train::MetricObject by_domain;
   for (const auto& [domain, score] : result.by_domain) by_domain.push_back({domain, scores(score)});
@@ -301,7 +302,7 @@ train::TrainerSettings TrainSession::settings() {
       model::forward_flops_per_token(phase_.model, phase_.moe, config_.data.sequence_length);
   const double one_expert = model::expert_forward_flops(phase_.model, phase_.moe);
   const double planned = moe::find_router(phase_.moe.router.type).experts_per_token(phase_.moe);
-  const auto moe_layers = static_cast<double>(decoder_->moe_layers().size());
+  const auto moe_layers = static_cast<double>(transformer_->moe_layers().size());
   return {.train = config_.train,
           .lr_schedule = config_.lr_schedule,
           .checkpoint = config_.checkpoint,
@@ -379,7 +380,7 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
   }
   write_run_line(grows);
   train::Trainer trainer(
-      {*decoder_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, checkpoints},
+      {*transformer_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, checkpoints},
       settings());
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   trainer.stop_when([this](int64_t step, double loss) {
@@ -400,7 +401,7 @@ void TrainSession::grow() {
     const WholeModel parent = load_whole(phase_, checkpoint ? &*checkpoint : nullptr);
     evolve::begin_next_phase(state_.step, progress_);
     make_model();
-    evolve::spawn({*parent.decoder, parent.optimizer.get()}, *decoder_, *optimizer_,
+    evolve::spawn({*parent.transformer, parent.optimizer.get()}, *transformer_, *optimizer_,
                   config_.evolve);
     state_.experts.clear();  // all are where they are made
     state_.placement = {};
@@ -412,7 +413,7 @@ void TrainSession::grow() {
             .set("diversify", config_.evolve.diversify)
             .set("optimizer_state", config_.evolve.optimizer_state));
   log::info("step {}: {} experts in each of {} layers, spawned from {} ({})", state_.step,
-            phase_.moe.num_experts, decoder_->moe_layers().size(), before,
+            phase_.moe.num_experts, transformer_->moe_layers().size(), before,
             config_.evolve.diversify);
   if (state_.step > 0) evaluate(state_.step);
 }

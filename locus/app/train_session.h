@@ -15,7 +15,7 @@
 #include "locus/data/loader.h"
 #include "locus/data/tokenizer.h"
 #include "locus/evolve/phases.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/metrics.h"
 #include "locus/train/optimizer.h"
@@ -68,7 +68,7 @@ class TrainSession {
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::shared_ptr<const data::SampleSource> train_data_, valid_data_;  // valid_data_ null: none
   std::optional<RunFolder> folder_;
-  std::shared_ptr<model::Decoder> decoder_;
+  std::shared_ptr<model::Transformer> transformer_;
   std::unique_ptr<train::Optimizer> optimizer_;
   train::TrainerState state_;
   std::optional<int64_t> resumed_step_;

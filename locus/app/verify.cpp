@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <optional>
 #include <ostream>
 #include <sstream>
 
@@ -43,7 +44,8 @@ class ScratchFolder {
   fs::path path_;
 };
 
-// Random documents of two domains: enough of them for the steps.
+// Random documents of two domains, for an encoder-decoder two and two a pair: enough of them for
+// the steps.
 std::shared_ptr<const data::IndexedDataset> random_data(const fs::path& folder,
                                                         const RunConfig& config,
                                                         int64_t num_tokens) {
@@ -60,8 +62,10 @@ std::shared_ptr<const data::IndexedDataset> random_data(const fs::path& folder,
     document.push_back(0);
     writer.add_document(document, static_cast<int32_t>(random_bits(seed, draw++) % 2));
   }
+  if (writer.num_documents() % 2 != 0) writer.add_document(std::vector<int32_t>{1, 0}, 0);
   writer.finish({"one", "two"});
-  return std::make_shared<const data::IndexedDataset>(prefix, config.model.vocab_size, 0);
+  return std::make_shared<const data::IndexedDataset>(prefix, config.model.vocab_size, 0,
+                                                      config.model.is_encoder_decoder());
 }
 
 std::shared_ptr<const data::SampleSource> open_source(RunConfig& config, const fs::path& scratch,
@@ -77,16 +81,24 @@ std::shared_ptr<const data::SampleSource> open_source(RunConfig& config, const f
   }
   const int64_t tokens =
       2 * num_steps * config.train.global_batch_size * (config.data.sequence_length + 1);
+  std::optional<data::Masking> masking;
+  if (config.model.is_encoder()) {
+    masking = {.share = config.data.mask_share,
+               .mask_id = 1,
+               .eod_id = 0,
+               .vocab_size = config.model.vocab_size,
+               .begins_word = {}};
+  }
   return std::make_shared<const data::SampleSource>(
       std::vector{random_data(scratch, config, tokens)}, std::vector<double>{}, config.data,
-      static_cast<uint64_t>(config.train.seed));
+      static_cast<uint64_t>(config.train.seed), masking);
 }
 
 train::TraceConfig trace_config(const RunConfig& config, const VerifyOptions& options,
                                 const data::SampleSource& source) {
   train::TraceConfig trace;
-  trace.decoder = decoder_config(config);
-  add_data_counts(config, source, trace.decoder);
+  trace.transformer = transformer_config(config);
+  add_data_counts(config, source, trace.transformer);
   trace.train = config.train;
   trace.train.max_steps = options.steps;  // what routers change over a training, they change here
   trace.optimizer = config.optimizer;
@@ -110,18 +122,18 @@ void add_evolution(RunConfig& config, const data::SampleSource& source, train::T
         trace.num_steps - 1, locus::to_toml(&config.evolve.num_experts),
         locus::to_toml(&config.evolve.spawn_steps));
   }
-  model::DecoderConfig grown = trace.decoder;
+  model::TransformerConfig grown = trace.transformer;
   grown.first_step = evolve.spawn_steps.front();
   const RunConfig one_expert = in_phase(config, 0);
-  trace.decoder = decoder_config(one_expert);
-  add_data_counts(one_expert, source, trace.decoder);
+  trace.transformer = transformer_config(one_expert);
+  add_data_counts(one_expert, source, trace.transformer);
   trace.after_step = [grown, evolve, &trace](int64_t step, train::TracedModel& traced) {
     if (step != grown.first_step) return false;
-    model::DecoderConfig shape = grown;
-    shape.parallel = traced.decoder->config().parallel;
+    model::TransformerConfig shape = grown;
+    shape.parallel = traced.transformer->config().parallel;
     train::TracedModel child = trace.make(shape);
-    evolve::spawn({*traced.decoder, traced.optimizer.get()}, *child.decoder, *child.optimizer,
-                  evolve);
+    evolve::spawn({*traced.transformer, traced.optimizer.get()}, *child.transformer,
+                  *child.optimizer, evolve);
     traced = std::move(child);
     return true;
   };

@@ -17,6 +17,8 @@ struct DataConfig {
   bool reset_attention_mask = true;
   bool reset_position_ids = true;
   bool eod_mask_loss = false;
+  double mask_share = 0.15;
+  bool mask_whole_words = false;
   int64_t prefetch = 4;
 
   template <class V>
@@ -35,6 +37,8 @@ struct DataConfig {
       "documents packed into one sequence do not see each other");
     v("reset_position_ids", reset_position_ids, "positions restart at each document");
     v("eod_mask_loss", eod_mask_loss, "no loss for predicting the end-of-document token");
+    v("mask_share", mask_share, "encoders: share of the tokens to tell");
+    v("mask_whole_words", mask_whole_words, "encoders: the tokens of a word are masked together");
     v("prefetch", prefetch,
       "batches prepared ahead by the loader's thread; 0: prepared when asked for");
   }

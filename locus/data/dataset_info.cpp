@@ -34,6 +34,14 @@ class Node {
     return value.get<int64_t>();
   }
 
+  // False where it is missing.
+  bool flag(const char* key) const {
+    const auto found = json_.find(key);
+    if (found == json_.end()) return false;
+    if (!found->is_boolean()) fail(name_of(key), "must be true or false");
+    return found->get<bool>();
+  }
+
   std::string text(const char* key) const {
     const Json& value = child(key);
     if (!value.is_string()) fail(name_of(key), "must be a string");
@@ -93,13 +101,14 @@ std::string to_json(const DatasetInfo& info) {
     splits[name] = counts_to_json(split.total);
     splits[name]["by_domain"] = std::move(by_domain);
   }
-  const Json document = {{"version", kVersion},
-                         {"vocab_size", info.vocab_size},
-                         {"eod_id", info.eod_id},
-                         {"tokenizer", info.tokenizer},
-                         {"tokenizer_hash", info.tokenizer_hash},
-                         {"domains", info.domains},
-                         {"splits", std::move(splits)}};
+  Json document = {{"version", kVersion},
+                   {"vocab_size", info.vocab_size},
+                   {"eod_id", info.eod_id},
+                   {"tokenizer", info.tokenizer},
+                   {"tokenizer_hash", info.tokenizer_hash},
+                   {"domains", info.domains},
+                   {"splits", std::move(splits)}};
+  if (info.has_pairs) document["pairs"] = true;
   return document.dump(2) + "\n";
 }
 
@@ -115,6 +124,7 @@ DatasetInfo parse_dataset_info(std::string_view source, std::string_view text) {
   DatasetInfo info;
   info.vocab_size = root.integer("vocab_size", 1, int64_t{1} << 31);
   info.eod_id = static_cast<int32_t>(root.integer("eod_id", 0, info.vocab_size - 1));
+  info.has_pairs = root.flag("pairs");
   info.tokenizer = root.text("tokenizer");
   info.tokenizer_hash = root.text("tokenizer_hash");
   info.domains = root.texts("domains");

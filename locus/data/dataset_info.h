@@ -31,6 +31,7 @@ struct SplitInfo {
 struct DatasetInfo {
   int64_t vocab_size = 0;
   int32_t eod_id = -1;
+  bool has_pairs = false;  // documents 2p and 2p + 1 are a text and its translation
   std::string tokenizer = "tokenizer.model";  // relative to the folder
   std::string tokenizer_hash;                 // to_hex(hash128(content of the file))
   std::vector<std::string> domains;           // the list that all .domains files of the folder hold

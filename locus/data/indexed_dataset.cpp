@@ -88,15 +88,21 @@ TokenType smallest_token_type(int64_t vocab_size) {
   return vocab_size < 65500 ? TokenType::kUint16 : TokenType::kInt32;
 }
 
-IndexedDataset::IndexedDataset(std::string prefix, int64_t vocab_size, int32_t eod_id)
+IndexedDataset::IndexedDataset(std::string prefix, int64_t vocab_size, int32_t eod_id,
+                               bool has_pairs)
     : prefix_(std::move(prefix)),
       vocab_size_(vocab_size),
       eod_id_(eod_id),
+      has_pairs_(has_pairs),
       index_(std::make_unique<MappedFile>(prefix_ + ".idx")),
       tokens_(std::make_unique<MappedFile>(prefix_ + ".bin")) {
   open_index();
   check_sequences();
   check_document_indices();
+  if (has_pairs_ && num_documents_ % 2 != 0) {
+    throw DataError("{}.idx: holds {} documents, an odd number, but dataset.json says pairs",
+                    prefix_, num_documents_);
+  }
   const std::string sidecar = prefix_ + ".domains";
   if (fs::exists(sidecar)) open_domains(sidecar);
 }

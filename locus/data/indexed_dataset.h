@@ -49,7 +49,9 @@ class IndexedDataset {
   };
 
   // vocab_size 0 and eod_id -1: unknown. The sidecar is read if it exists.
-  explicit IndexedDataset(std::string prefix, int64_t vocab_size = 0, int32_t eod_id = -1);
+  // `has_pairs`: documents 2p and 2p + 1 are a text and its translation.
+  explicit IndexedDataset(std::string prefix, int64_t vocab_size = 0, int32_t eod_id = -1,
+                          bool has_pairs = false);
 
   const std::string& prefix() const { return prefix_; }
   TokenType token_type() const { return type_; }
@@ -57,6 +59,7 @@ class IndexedDataset {
   int64_t num_documents() const { return num_documents_; }
   int64_t vocab_size() const { return vocab_size_; }
   int32_t eod_id() const { return eod_id_; }
+  bool has_pairs() const { return has_pairs_; }
 
   // Tokens of a document as a range of the stream; may be empty.
   Range document(int64_t index) const;
@@ -80,6 +83,7 @@ class IndexedDataset {
   std::string prefix_;
   int64_t vocab_size_;
   int32_t eod_id_;
+  bool has_pairs_;
   std::unique_ptr<MappedFile> index_;
   std::unique_ptr<MappedFile> tokens_;
   std::unique_ptr<MappedFile> domains_;  // null: no sidecar

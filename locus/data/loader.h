@@ -13,12 +13,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "locus/data/batch.h"
 #include "locus/data/config.h"
+#include "locus/data/masking.h"
 
 namespace locus::data {
 
@@ -31,8 +33,12 @@ class SampleSource {
  public:
   // Weights: empty = by number of tokens. ConfigError if their number or a value is impossible, or
   // if config.eod_mask_loss meets a dataset whose end-of-document id is unknown.
+  // With `masking`, the labels are tokens that are masked (an encoder's task). Datasets of pairs
+  // (an encoder-decoder's) cannot be mixed with others; a row of packed pairs (pair_rows.h) is a
+  // sample then.
   SampleSource(std::vector<std::shared_ptr<const IndexedDataset>> datasets,
-               std::vector<double> weights, const DataConfig& config, uint64_t seed);
+               std::vector<double> weights, const DataConfig& config, uint64_t seed,
+               std::optional<Masking> masking = std::nullopt);
   ~SampleSource();
 
   // ConfigError if a dataset holds fewer tokens than one training window, or gets no sample at all.
@@ -54,6 +60,7 @@ class SampleSource {
   int64_t num_evaluation_sequences() const;
   Batch evaluation_batch(int64_t first, int64_t count) const;
 
+  bool has_pairs() const;
   int64_t num_tokens() const;
   // Union over the datasets, in order of first appearance; domain_ids of batches index it.
   const std::vector<std::string>& domain_names() const;

@@ -20,7 +20,7 @@ std::shared_ptr<const IndexedDataset> open_prepared(const fs::path& folder,
                     split_names(info));
   }
   auto dataset = std::make_shared<const IndexedDataset>((folder / split).string(), info.vocab_size,
-                                                        info.eod_id);
+                                                        info.eod_id, info.has_pairs);
   const TextCounts& counts = found->second.total;
   if (dataset->num_documents() != counts.documents || dataset->num_tokens() != counts.tokens) {
     throw DataError(

@@ -1,25 +1,23 @@
 #include "locus/data/preprocess.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <set>
-#include <unordered_map>
 #include <utility>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/hash.h"
 #include "locus/base/log.h"
-#include "locus/base/random.h"
 #include "locus/base/signals.h"
+#include "locus/data/dataset_builder.h"
 #include "locus/data/document_clusters.h"
-#include "locus/data/hash_set.h"
 #include "locus/data/indexed_dataset.h"
+#include "locus/data/pair_reader.h"
 #include "locus/data/pending_folder.h"
 #include "locus/data/text_sample.h"
-#include "locus/data/token_pipeline.h"
 #include "locus/data/tokenizer.h"
 #include "locus/data/tokenizers/tokenizer_files.h"
 #include "locus/data/train_tokenizer.h"
@@ -27,7 +25,6 @@
 namespace locus::data {
 namespace {
 
-constexpr std::array<const char*, 3> kSplits{"train", "valid", "test"};
 constexpr double kBytesPerMb = 1e6;
 
 class Stopwatch {
@@ -73,6 +70,27 @@ void check_numbers(const PrepareConfig& config, std::vector<std::string>* proble
   }
 }
 
+void check_pairs(const PrepareConfig& config, std::vector<std::string>* problems) {
+  for (const auto& [key, files] :
+       {std::pair{"inputs", &config.inputs}, std::pair{"valid_pairs", &config.valid_pairs},
+        std::pair{"test_pairs", &config.test_pairs}}) {
+    const bool is_used = key != std::string_view("inputs") && !files->empty();
+    if (is_used && !config.pairs) {
+      problems->push_back(format("{}: only with --pairs (pairs = true)", key));
+    } else if (config.pairs && files->size() % 2 != 0) {
+      problems->push_back(format("{}: {} files; with --pairs each is followed by its translation",
+                                 key, files->size()));
+    }
+  }
+  if (config.pairs && config.num_clusters > 0) {
+    problems->push_back(format("num_clusters = {}: pairs have no domains", config.num_clusters));
+  }
+  if (config.pairs && config.max_bytes_per_domain > 0) {
+    problems->push_back(
+        format("max_bytes_per_domain = {}: pairs have no domains", config.max_bytes_per_domain));
+  }
+}
+
 bool is_inside(const fs::path& path, const fs::path& folder) {
   const fs::path below =
       fs::weakly_canonical(path).lexically_relative(fs::weakly_canonical(folder / ""));
@@ -115,6 +133,7 @@ void check(const PrepareConfig& config) {
     problems.push_back(format("model_type = \"{}\": must be bpe or unigram", config.model_type));
   }
   check_numbers(config, &problems);
+  check_pairs(config, &problems);
   if (problems.empty()) return;
   std::string message = problems.front();
   for (size_t i = 1; i < problems.size(); ++i) message += "\n" + problems[i];
@@ -173,6 +192,56 @@ ReaderOptions reader_options(const PrepareConfig& config) {
           .extensions = config.extensions};
 }
 
+// The files of pairs, each with the split that it is for; none: the one that the text says.
+struct PairFiles {
+  std::string source, target;
+  std::optional<int> split;
+};
+
+std::vector<PairFiles> pair_files(const PrepareConfig& config) {
+  std::vector<PairFiles> files;
+  const auto add = [&files](const std::vector<std::string>& paths, std::optional<int> split) {
+    for (size_t i = 0; i + 1 < paths.size(); i += 2) {
+      files.push_back({paths[i], paths[i + 1], split});
+    }
+  };
+  // All of a part that has no files is drawn from the inputs.
+  const bool is_whole = !config.valid_pairs.empty() && !config.test_pairs.empty();
+  add(config.inputs, is_whole ? std::optional(0) : std::nullopt);
+  add(config.valid_pairs, 1);
+  add(config.test_pairs, 2);
+  return files;
+}
+
+// Reads all pairs into `use`, with a progress bar.
+template <class Use>
+ReaderCounts read_pairs(const std::vector<PairFiles>& files, const char* what,
+                        ProgressBar::Style style, Use use) {
+  int64_t total = 0, done = 0;
+  for (const PairFiles& one : files) {
+    for (const std::string& path : {one.source, one.target}) {
+      std::error_code ignored;  // opening it says more
+      total += static_cast<int64_t>(fs::is_regular_file(path, ignored) ? fs::file_size(path) : 0);
+    }
+  }
+  ProgressBar bar(what, total, style);
+  ReaderCounts counts;
+  for (const PairFiles& one : files) {
+    PairReader reader(one.source, one.target);
+    for (TextPair pair; reader.next(&pair);) {
+      throw_if_interrupted();
+      counts.documents += 2;
+      counts.bytes += std::ssize(pair.source) + std::ssize(pair.target);
+      use(std::move(pair), one.split);
+      bar.update(done + reader.file_bytes(), format("{} pairs", counts.documents / 2));
+    }
+    done += reader.file_bytes();
+    counts.blank += reader.num_blank();
+  }
+  if (counts.documents == 0) fail_without_documents(counts);
+  return counts;
+}
+
 // Reads all documents into `use`, with a progress bar.
 template <class Use>
 ReaderCounts read_documents(const PrepareConfig& config, const std::vector<InputSpec>& specs,
@@ -200,9 +269,18 @@ ReaderCounts read_documents(const PrepareConfig& config, const std::vector<Input
 std::string train_on_sample(const PrepareConfig& config, const std::vector<InputSpec>& specs,
                             ProgressBar::Style style) {
   TextSample sample(config.tokenizer_sample_bytes);
-  read_documents(config, specs, "sampling", style, [&sample](const Document& document) {
-    sample.add(document.domain, document.text);
-  });
+  if (config.pairs) {
+    const auto add = [&sample](const TextPair& pair, std::optional<int> split) {
+      if (split.value_or(0) != 0) return;
+      sample.add("source", pair.source + "\n");
+      sample.add("target", pair.target + "\n");
+    };
+    read_pairs(pair_files(config), "sampling", style, add);
+  } else {
+    read_documents(config, specs, "sampling", style, [&sample](const Document& document) {
+      sample.add(document.domain, document.text);
+    });
+  }
   log::info("training a {} tokenizer with {} pieces on {:.1f} MB of {} domains", config.model_type,
             config.vocab_size, static_cast<double>(sample.num_bytes()) / kBytesPerMb,
             sample.bytes_by_domain().size());
@@ -212,86 +290,6 @@ std::string train_on_sample(const PrepareConfig& config, const std::vector<Input
   throw_if_interrupted();
   return model;
 }
-
-// The second pass: everything from a document to the files of its split.
-class DatasetBuilder {
- public:
-  DatasetBuilder(const PrepareConfig& config, const fs::path& folder, const Tokenizer& tokenizer,
-                 PrepareResult* result)
-      : config_(config),
-        eod_id_(tokenizer.eod_id()),
-        result_(result),
-        pipeline_(tokenizer, config.num_threads,
-                  [this](const TokenPipeline::Result& tokens) { write(tokens); }) {
-    for (const char* split : kSplits) {
-      writers_.push_back(std::make_unique<IndexedDatasetWriter>((folder / split).string(),
-                                                                tokenizer.vocab_size()));
-      counts_.emplace_back();
-    }
-  }
-
-  void add(Document document) {
-    const Hash128 hash = hash128(document.text);
-    if (config_.deduplicate && !seen_.insert(hash)) {
-      ++result_->duplicates;
-      result_->duplicate_bytes += static_cast<int64_t>(document.text.size());
-      return;
-    }
-    pipeline_.add({.text = std::move(document.text),
-                   .domain = domain_index(document.domain),
-                   .split = split_of(hash)});
-  }
-
-  void finish() {
-    pipeline_.finish();
-    DatasetInfo& info = result_->info;
-    for (size_t split = 0; split < kSplits.size(); ++split) {
-      writers_[split]->finish(info.domains);
-      SplitInfo& own = info.splits[kSplits[split]];
-      for (const auto& [domain, counts] : counts_[split]) {
-        own.total += counts;
-        own.by_domain[info.domains[static_cast<size_t>(domain)]] = counts;
-      }
-    }
-  }
-
- private:
-  int split_of(const Hash128& hash) const {
-    const uint64_t key = random_key(
-        {static_cast<uint64_t>(config_.split_seed), name_key("split"), hash[0], hash[1]});
-    const double place = random_uniform(key, 0);
-    if (place < config_.test_share) return 2;
-    return place < config_.test_share + config_.valid_share ? 1 : 0;
-  }
-
-  int32_t domain_index(const std::string& name) {
-    std::vector<std::string>& domains = result_->info.domains;
-    const auto [found, is_new] = domain_indices_.try_emplace(name, domains.size());
-    if (is_new) domains.push_back(name);
-    return static_cast<int32_t>(found->second);
-  }
-
-  void write(const TokenPipeline::Result& tokens) {
-    IndexedDatasetWriter& writer = *writers_[static_cast<size_t>(tokens.split)];
-    TextCounts& counts = counts_[static_cast<size_t>(tokens.split)][tokens.domain];
-    for (const auto& part : tokens.parts) {
-      writer.append_tokens(part);
-      counts.tokens += static_cast<int64_t>(part.size());
-    }
-    writer.append_tokens({&eod_id_, 1});
-    writer.end_document(tokens.domain);
-    counts += {.documents = 1, .tokens = 1, .bytes = tokens.num_bytes};
-  }
-
-  const PrepareConfig& config_;
-  const int32_t eod_id_;
-  PrepareResult* result_;
-  HashSet seen_;
-  std::unordered_map<std::string, size_t> domain_indices_;
-  std::vector<std::unique_ptr<IndexedDatasetWriter>> writers_;
-  std::vector<std::map<int32_t, TextCounts>> counts_;  // by split and domain
-  TokenPipeline pipeline_;
-};
 
 // The first tokens of a document; all but its end-of-document token.
 std::vector<int32_t> first_tokens(const IndexedDataset& dataset, int64_t document) {
@@ -380,7 +378,8 @@ TextCounts PrepareResult::total() const {
 
 PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) {
   check(config);
-  const std::vector<InputSpec> specs = parse_inputs(config);
+  const std::vector<InputSpec> specs =
+      config.pairs ? std::vector<InputSpec>() : parse_inputs(config);
   check_replaced(config.output);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!config.tokenizer.empty()) tokenizer = load_tokenizer(config.tokenizer);
@@ -394,15 +393,23 @@ PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) 
   }
   result.info.vocab_size = tokenizer->vocab_size();
   result.info.eod_id = tokenizer->eod_id();
+  result.info.has_pairs = config.pairs;
   result.info.tokenizer = tokenizer->file_name();
   result.info.tokenizer_hash = to_hex(hash128(tokenizer->serialized()));
 
   const Stopwatch watch;
   {
     DatasetBuilder builder(config, folder.path(), *tokenizer, &result);
-    result.read =
-        read_documents(config, specs, "tokenising", progress,
-                       [&builder](Document document) { builder.add(std::move(document)); });
+    if (config.pairs) {
+      const auto add = [&builder](TextPair pair, std::optional<int> split) {
+        builder.add(std::move(pair), split);
+      };
+      result.read = read_pairs(pair_files(config), "tokenising", progress, add);
+    } else {
+      result.read =
+          read_documents(config, specs, "tokenising", progress,
+                         [&builder](Document document) { builder.add(std::move(document)); });
+    }
     builder.finish();
   }
   check_splits(config, result.info);

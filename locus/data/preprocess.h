@@ -38,6 +38,9 @@ struct PrepareConfig {
   int64_t max_document_bytes = int64_t{64} << 20;
   int64_t max_bytes_per_domain = 0;
   int64_t num_clusters = 0;
+  bool pairs = false;
+  std::vector<std::string> valid_pairs;
+  std::vector<std::string> test_pairs;
   int64_t num_threads = 0;
 
   template <class V>
@@ -68,6 +71,12 @@ struct PrepareConfig {
     v("num_clusters", num_clusters,
       "domains are so many clusters of documents with like words, whatever the inputs say; 0: the "
       "domains of the inputs");
+    v("pairs", pairs,
+      "the inputs are parallel text, to translate: a file and its translation, line by line, then "
+      "the next two");
+    v("valid_pairs", valid_pairs,
+      "with pairs: a file and its translation for validation, instead of valid_share");
+    v("test_pairs", test_pairs, "with pairs: the same for testing, instead of test_share");
     v("num_threads", num_threads, "threads that tokenise; 0: one a core");
   }
 };

@@ -6,11 +6,13 @@
 #include <span>
 
 #include "locus/base/error.h"
+#include "locus/base/log.h"
 #include "locus/base/random.h"
 #include "locus/data/dataset_format.h"
 #include "locus/data/indexed_dataset.h"
 #include "locus/data/loader.h"
 #include "locus/data/mixture.h"
+#include "locus/data/pair_rows.h"
 
 namespace locus::data {
 namespace {
@@ -32,16 +34,22 @@ int64_t count_evaluation_windows(int64_t num_tokens, int64_t length) {
   return num_tokens < 2 ? 0 : (num_tokens - 2) / length + 1;
 }
 
-Batch make_batch(int64_t count, int64_t length) {
+Batch make_batch(int64_t count, int64_t length, bool has_pairs) {
   const auto size = static_cast<size_t>(count * length);
-  return {.num_sequences = count,
-          .sequence_length = length,
-          .input_ids = std::vector<int32_t>(size),
-          .labels = std::vector<int32_t>(size, -1),
-          .position_ids = std::vector<int32_t>(size),
-          .document_ids = std::vector<int32_t>(size),
-          .domain_ids = std::vector<int16_t>(size, -1),
-          .global_sequence_index = std::vector<int64_t>(static_cast<size_t>(count))};
+  Batch batch{.num_sequences = count,
+              .sequence_length = length,
+              .input_ids = std::vector<int32_t>(size),
+              .labels = std::vector<int32_t>(size, -1),
+              .position_ids = std::vector<int32_t>(size),
+              .document_ids = std::vector<int32_t>(size),
+              .domain_ids = std::vector<int16_t>(size, -1),
+              .global_sequence_index = std::vector<int64_t>(static_cast<size_t>(count))};
+  if (has_pairs) {
+    for (auto* side : {&batch.source_ids, &batch.source_position_ids, &batch.source_document_ids}) {
+      side->resize(size);
+    }
+  }
+  return batch;
 }
 
 void check_weights(const std::vector<double>& weights, size_t num_datasets) {
@@ -66,7 +74,8 @@ void check_weights(const std::vector<double>& weights, size_t num_datasets) {
 struct SampleSource::State {
   struct Source {
     std::shared_ptr<const IndexedDataset> dataset;
-    std::vector<int16_t> domains;  // from the dataset's domain ids to ours
+    std::optional<PairRows> pairs;  // none: windows of a stream of tokens
+    std::vector<int16_t> domains;   // from the dataset's domain ids to ours
     EpochPlan epoch;
     int64_t first_evaluation = 0;  // windows of the datasets before
   };
@@ -76,11 +85,15 @@ struct SampleSource::State {
   std::optional<Mixture> mixture;  // none where there is no token to weigh by
   DataConfig config;
   uint64_t seed = 0;
+  std::optional<Masking> masking;
   int64_t num_evaluation = 0;
 
   void add_source(std::shared_ptr<const IndexedDataset> dataset);
+  void pack_pairs(Source& source) const;
+  void mask(Batch& batch, std::string_view stream) const;
   void set_mixture(std::vector<double> weights);
   int64_t window_start(int32_t source, int64_t sample) const;
+  int64_t place_of_window(const Source& source, int64_t window) const;
   // Where each sequence of the training stream begins: visit(source, token).
   template <class Visit>
   void for_each_window(const std::vector<int64_t>& numbers, const Visit& visit) const;
@@ -98,9 +111,11 @@ void SampleSource::State::add_source(std::shared_ptr<const IndexedDataset> datas
         dataset->prefix());
   }
   Source source{.dataset = dataset,
+                .pairs = {},
                 .domains = {},
                 .epoch = plan_epoch(dataset->num_tokens(), config.sequence_length),
                 .first_evaluation = num_evaluation};
+  if (dataset->has_pairs()) pack_pairs(source);
   for (const std::string& name : dataset->domain_names()) {
     const auto found = std::find(domain_names.begin(), domain_names.end(), name);
     source.domains.push_back(static_cast<int16_t>(found - domain_names.begin()));
@@ -110,8 +125,22 @@ void SampleSource::State::add_source(std::shared_ptr<const IndexedDataset> datas
     throw ConfigError("data.train: the datasets have {} domains together; at most {} are possible",
                       domain_names.size(), kMaxDomains);
   }
-  num_evaluation += count_evaluation_windows(dataset->num_tokens(), config.sequence_length);
+  num_evaluation += source.pairs
+                        ? source.pairs->num_rows()
+                        : count_evaluation_windows(dataset->num_tokens(), config.sequence_length);
   sources.push_back(std::move(source));
+}
+
+// A row takes the place of a window.
+void SampleSource::State::pack_pairs(Source& source) const {
+  source.pairs.emplace(*source.dataset, config.sequence_length);
+  source.epoch = {.num_windows = source.pairs->num_rows(), .num_shifts = 1};
+  if (source.pairs->num_left_out() == 0) return;
+  log::warning(
+      "{}: {} of {} pairs are left out: one of their texts has more tokens than "
+      "data.sequence_length = {}",
+      source.dataset->prefix(), source.pairs->num_left_out(), source.dataset->num_documents() / 2,
+      config.sequence_length);
 }
 
 void SampleSource::State::set_mixture(std::vector<double> weights) {
@@ -125,9 +154,10 @@ void SampleSource::State::set_mixture(std::vector<double> weights) {
   mixture.emplace(weights, seed);
 }
 
-// The place of a dataset's n-th training sample in its stream.
+// The place of a dataset's n-th training sample in its stream; of pairs, its row.
 int64_t SampleSource::State::window_start(int32_t source, int64_t sample) const {
-  const EpochPlan& plan = sources[static_cast<size_t>(source)].epoch;
+  const Source& plan_source = sources[static_cast<size_t>(source)];
+  const EpochPlan& plan = plan_source.epoch;
   const auto number = static_cast<uint64_t>(source);
   const auto epoch = static_cast<uint64_t>(sample / plan.num_windows);
   const uint64_t shift = random_bits(random_key({seed, name_key("shift"), number, epoch}), 0) %
@@ -135,7 +165,11 @@ int64_t SampleSource::State::window_start(int32_t source, int64_t sample) const 
   const uint64_t window = permute_index(random_key({seed, name_key("window"), number, epoch}),
                                         static_cast<uint64_t>(sample % plan.num_windows),
                                         static_cast<uint64_t>(plan.num_windows));
-  return static_cast<int64_t>(shift) + static_cast<int64_t>(window) * config.sequence_length;
+  return static_cast<int64_t>(shift) + place_of_window(plan_source, static_cast<int64_t>(window));
+}
+
+int64_t SampleSource::State::place_of_window(const Source& source, int64_t window) const {
+  return source.pairs ? window : window * config.sequence_length;
 }
 
 template <class Visit>
@@ -157,6 +191,7 @@ void SampleSource::State::for_each_window(const std::vector<int64_t>& numbers,
 void SampleSource::State::fill_row(const Source& source, int64_t start, int64_t row,
                                    Batch& batch) const {
   const IndexedDataset& dataset = *source.dataset;
+  if (source.pairs) return source.pairs->fill(dataset, start, row, batch);
   const int64_t length = config.sequence_length;
   const int64_t at = row * length;
   const int64_t available = std::min(length + 1, dataset.num_tokens() - start);
@@ -216,9 +251,26 @@ void SampleSource::State::pad_row(const Source& source, int64_t used, int64_t at
   }
 }
 
+// By the places of the rows in their stream.
+void SampleSource::State::mask(Batch& batch, std::string_view stream) const {
+  if (!masking) return;
+  std::vector<uint64_t> keys;
+  for (const int64_t number : batch.global_sequence_index) {
+    keys.push_back(random_key({seed, name_key(stream), static_cast<uint64_t>(number)}));
+  }
+  mask_tokens(batch, *masking, keys);
+}
+
 SampleSource::SampleSource(std::vector<std::shared_ptr<const IndexedDataset>> datasets,
-                           std::vector<double> weights, const DataConfig& config, uint64_t seed)
+                           std::vector<double> weights, const DataConfig& config, uint64_t seed,
+                           std::optional<Masking> masking)
     : state_(std::make_unique<State>()) {
+  for (const auto& dataset : datasets) {
+    if (dataset->has_pairs() == datasets.front()->has_pairs()) continue;
+    throw ConfigError("data.train: one of {} and {} holds pairs, the other does not",
+                      datasets.front()->prefix(), dataset->prefix());
+  }
+  state_->masking = std::move(masking);
   LOCUS_CHECK(!datasets.empty(), "no dataset");
   LOCUS_CHECK(config.sequence_length > 0, "sequence_length {}", config.sequence_length);
   state_->config = config;
@@ -233,7 +285,11 @@ void SampleSource::check_trainable() const {
   const int64_t needed = state_->config.sequence_length + 1;
   for (size_t i = 0; i < state_->sources.size(); ++i) {
     const IndexedDataset& dataset = *state_->sources[i].dataset;
-    if (dataset.num_tokens() < needed) {
+    if (dataset.has_pairs() && state_->sources[i].pairs->num_rows() == 0) {
+      throw ConfigError("data.train: {} holds no pair that fits in data.sequence_length = {}",
+                        dataset.prefix(), needed - 1);
+    }
+    if (!dataset.has_pairs() && dataset.num_tokens() < needed) {
       throw ConfigError(
           "data.train: {} holds {} tokens, fewer than one sample of "
           "data.sequence_length = {} and the token after it",
@@ -256,13 +312,14 @@ Batch SampleSource::training_batch(int64_t first, int64_t count) const {
 }
 
 Batch SampleSource::training_batch(const std::vector<int64_t>& numbers) const {
-  Batch batch = make_batch(std::ssize(numbers), state_->config.sequence_length);
+  Batch batch = make_batch(std::ssize(numbers), state_->config.sequence_length, has_pairs());
   int64_t row = 0;
   state_->for_each_window(numbers, [&](const State::Source& source, int64_t start) {
     state_->fill_row(source, start, row, batch);
     ++row;
   });
   batch.global_sequence_index = numbers;
+  state_->mask(batch, "mask");
   return batch;
 }
 
@@ -273,6 +330,7 @@ std::vector<std::vector<int64_t>> SampleSource::tokens_by_domain(int64_t first,
   std::vector<std::vector<int64_t>> tokens;
   state_->for_each_window(numbers, [&](const State::Source& source, int64_t start) {
     tokens.emplace_back(state_->domain_names.size());
+    if (source.pairs) return;  // pairs have no domains
     const int64_t end = start + state_->config.sequence_length;
     int64_t at = start;
     for (int64_t document = source.dataset->document_at(start); at < end; ++document) {
@@ -293,7 +351,7 @@ int64_t SampleSource::num_evaluation_sequences() const { return state_->num_eval
 Batch SampleSource::evaluation_batch(int64_t first, int64_t count) const {
   LOCUS_CHECK(first >= 0 && count >= 0 && first + count <= state_->num_evaluation,
               "windows {} + {} of {}", first, count, state_->num_evaluation);
-  Batch batch = make_batch(count, state_->config.sequence_length);
+  Batch batch = make_batch(count, state_->config.sequence_length, has_pairs());
   for (int64_t row = 0; row < count; ++row) {
     const int64_t number = first + row;
     // The last dataset that begins at or before this window: those without windows come before it.
@@ -302,11 +360,14 @@ Batch SampleSource::evaluation_batch(int64_t first, int64_t count) const {
         [&](const State::Source& source) { return source.first_evaluation <= number; });
     const State::Source& source = *std::prev(after);
     const int64_t window = number - source.first_evaluation;
-    state_->fill_row(source, window * state_->config.sequence_length, row, batch);
+    state_->fill_row(source, state_->place_of_window(source, window), row, batch);
     batch.global_sequence_index[static_cast<size_t>(row)] = number;
   }
+  state_->mask(batch, "evaluation mask");
   return batch;
 }
+
+bool SampleSource::has_pairs() const { return state_->sources.front().pairs.has_value(); }
 
 int64_t SampleSource::num_tokens() const {
   int64_t sum = 0;

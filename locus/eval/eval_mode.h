@@ -3,13 +3,13 @@
 
 #include <ATen/core/grad_mode.h>
 
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 namespace locus::eval {
 
 class EvalMode {
  public:
-  explicit EvalMode(model::Decoder& model) : model_(model), was_training_(model.is_training()) {
+  explicit EvalMode(model::Transformer& model) : model_(model), was_training_(model.is_training()) {
     model_.eval();
   }
   ~EvalMode() { model_.train(was_training_); }
@@ -17,7 +17,7 @@ class EvalMode {
   EvalMode& operator=(const EvalMode&) = delete;
 
  private:
-  model::Decoder& model_;
+  model::Transformer& model_;
   const bool was_training_;
   const at::NoGradGuard no_grad_;
 };

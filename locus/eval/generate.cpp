@@ -40,7 +40,7 @@ struct Row {
 // The texts of one batch and how they go through the model. Rows that are finished leave it.
 class Batch {
  public:
-  Batch(model::Decoder& model, std::vector<Row> rows, bool use_cache)
+  Batch(model::Transformer& model, std::vector<Row> rows, bool use_cache)
       : model_(model), rows_(std::move(rows)), use_cache_(use_cache) {}
 
   std::vector<Row>& rows() { return rows_; }
@@ -62,7 +62,7 @@ class Batch {
       (rows_[b].finished ? finished : open).push_back(std::move(rows_[b]));
     }
     rows_ = std::move(open);
-    if (!finished.empty() && !cache_.layers.empty()) shrink_cache(kept);
+    if (!finished.empty() && !cache_.layers.empty()) cache_.select(kept);
     return finished;
   }
 
@@ -84,7 +84,7 @@ class Batch {
     for (size_t b = 0; b < rows_.size(); ++b) {
       lengths[b] = static_cast<int64_t>(rows_[b].tokens.size());
     }
-    model::DecoderInput input;
+    model::TransformerInput input;
     input.input_ids_BS = padded_ends(lengths);
     const int64_t length = input.input_ids_BS.size(1);
     input.position_ids_BS =
@@ -120,30 +120,15 @@ class Batch {
     cache_ = model_.make_cache(static_cast<int64_t>(rows_.size()), capacity);
   }
 
-  void shrink_cache(const std::vector<int64_t>& kept) {
-    const at::Tensor kept_B = at::tensor(kept, at::kLong).to(model_.output_weight().device());
-    for (auto& layer : cache_.layers) {
-      layer.key_BGLC = layer.key_BGLC.index_select(0, kept_B);
-      layer.value_BGLC = layer.value_BGLC.index_select(0, kept_B);
-    }
-    if (cache_.domain_evidence_BLG.defined()) {
-      cache_.domain_evidence_BLG = cache_.domain_evidence_BLG.index_select(0, kept_B);
-    }
-    for (size_t b = 0; b < kept.size(); ++b) {
-      cache_.lengths[b] = cache_.lengths[static_cast<size_t>(kept[b])];
-    }
-    cache_.lengths.resize(kept.size());
-  }
-
-  model::Decoder& model_;
+  model::Transformer& model_;
   std::vector<Row> rows_;
   const bool use_cache_;
-  model::DecoderCache cache_;
+  model::TransformerCache cache_;
 };
 
 class Generator {
  public:
-  Generator(model::Decoder& model, const data::Tokenizer& tokenizer,
+  Generator(model::Transformer& model, const data::Tokenizer& tokenizer,
             const GenerationOptions& options)
       : model_(model), tokenizer_(tokenizer), options_(options), sampler_(options.sampler) {
     check_options();
@@ -255,7 +240,7 @@ class Generator {
     if (options_.on_text && !piece.empty()) options_.on_text(row.prompt, piece);
   }
 
-  model::Decoder& model_;
+  model::Transformer& model_;
   const data::Tokenizer& tokenizer_;
   const GenerationOptions& options_;
   const Sampler sampler_;
@@ -275,7 +260,7 @@ double GenerationReport::generated_tokens_per_s() const {
   return rate(generated_tokens, generation_s);
 }
 
-GenerationReport generate(model::Decoder& model, const data::Tokenizer& tokenizer,
+GenerationReport generate(model::Transformer& model, const data::Tokenizer& tokenizer,
                           const std::vector<GenerationRequest>& requests,
                           const GenerationOptions& options) {
   const EvalMode eval_mode(model);

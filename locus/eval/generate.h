@@ -9,7 +9,7 @@
 
 #include "locus/data/tokenizer.h"
 #include "locus/eval/sampler.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 namespace locus::eval {
 
@@ -54,7 +54,7 @@ struct GenerationReport {
 // not tip the balance between equally good tokens. The model comes back in the mode it was in.
 // ConfigError for impossible options and for a prompt that leaves no room in the model's context;
 // DataError if the tokenizer is not the model's; Interrupted between two tokens after a signal.
-GenerationReport generate(model::Decoder& model, const data::Tokenizer& tokenizer,
+GenerationReport generate(model::Transformer& model, const data::Tokenizer& tokenizer,
                           const std::vector<GenerationRequest>& requests,
                           const GenerationOptions& options);
 

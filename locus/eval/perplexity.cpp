@@ -29,7 +29,7 @@ double mean(double sum, int64_t count) {
 // causal one.
 class TrainingRule {
  public:
-  explicit TrainingRule(const model::Decoder& model) : model_(model) { set(true); }
+  explicit TrainingRule(const model::Transformer& model) : model_(model) { set(true); }
   ~TrainingRule() { set(false); }
   TrainingRule(const TrainingRule&) = delete;
   TrainingRule& operator=(const TrainingRule&) = delete;
@@ -40,13 +40,13 @@ class TrainingRule {
       layer->evaluate_with_training_rule(value);
     }
   }
-  const model::Decoder& model_;
+  const model::Transformer& model_;
 };
 
 // For as long as it lives: the model reads the domains of batches by these names.
 class DomainNames {
  public:
-  DomainNames(model::Decoder& model, const std::vector<std::string>& names)
+  DomainNames(model::Transformer& model, const std::vector<std::string>& names)
       : model_(model), before_(model.domain_names()) {
     model_.set_domain_names(names);
   }
@@ -55,13 +55,13 @@ class DomainNames {
   DomainNames& operator=(const DomainNames&) = delete;
 
  private:
-  model::Decoder& model_;
+  model::Transformer& model_;
   const std::vector<std::string> before_;
 };
 
 class Evaluator {
  public:
-  Evaluator(model::Decoder& model, const std::vector<int32_t>& bytes_per_token,
+  Evaluator(model::Transformer& model, const std::vector<int32_t>& bytes_per_token,
             const std::vector<std::string>& domain_names)
       : model_(model),
         bytes_per_token_(bytes_per_token),
@@ -149,7 +149,7 @@ class Evaluator {
     return index < bytes_per_token_.size() ? bytes_per_token_[index] : 0;
   }
 
-  model::Decoder& model_;
+  model::Transformer& model_;
   const std::vector<int32_t>& bytes_per_token_;
   const std::vector<std::string>& domain_names_;
   moe::RuleAgreement agreement_;
@@ -167,7 +167,7 @@ std::vector<int64_t> chosen_batches(int64_t count, int64_t max_batches) {
 }
 
 template <class BatchAt>
-Evaluation evaluate_batches(model::Decoder& model, int64_t count, const BatchAt& batch_at,
+Evaluation evaluate_batches(model::Transformer& model, int64_t count, const BatchAt& batch_at,
                             const std::vector<int32_t>& bytes_per_token,
                             const std::vector<std::string>& domain_names,
                             const EvaluateOptions& options) {
@@ -236,14 +236,14 @@ Score& Score::operator+=(const Score& other) {
   return *this;
 }
 
-bool looks_ahead_in_training(const model::Decoder& model) {
+bool looks_ahead_in_training(const model::Transformer& model) {
   const auto& layers = model.moe_layers();
   return std::any_of(layers.begin(), layers.end(), [](const auto& numbered) {
     return !numbered.second->router().is_causal_in_training();
   });
 }
 
-bool routes_by_domain(const model::Decoder& model) {
+bool routes_by_domain(const model::Transformer& model) {
   return !model.config().moe.domain_groups.empty() && !model.moe_layers().empty();
 }
 
@@ -256,7 +256,7 @@ std::vector<int32_t> bytes_per_token(const data::Tokenizer& tokenizer) {
   return bytes;
 }
 
-Evaluation evaluate(model::Decoder& model, const data::SampleSource& source,
+Evaluation evaluate(model::Transformer& model, const data::SampleSource& source,
                     const std::vector<int32_t>& bytes_per_token, const EvaluateOptions& options) {
   LOCUS_CHECK(options.batch_size > 0, "batch_size {}", options.batch_size);
   const int64_t num_sequences = source.num_evaluation_sequences();
@@ -268,7 +268,7 @@ Evaluation evaluate(model::Decoder& model, const data::SampleSource& source,
   return evaluate_batches(model, count, batch_at, bytes_per_token, source.domain_names(), options);
 }
 
-Evaluation evaluate(model::Decoder& model, const std::vector<data::Batch>& batches,
+Evaluation evaluate(model::Transformer& model, const std::vector<data::Batch>& batches,
                     const std::vector<int32_t>& bytes_per_token, const EvaluateOptions& options,
                     const std::vector<std::string>& domain_names) {
   const auto batch_at = [&](int64_t index) -> const data::Batch& {

@@ -11,7 +11,7 @@
 #include "locus/data/batch.h"
 #include "locus/data/loader.h"
 #include "locus/data/tokenizer.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 namespace locus::eval {
 
@@ -51,10 +51,10 @@ struct EvaluateOptions {
 };
 
 // True if options.training_rule makes a difference for this model.
-bool looks_ahead_in_training(const model::Decoder& model);
+bool looks_ahead_in_training(const model::Transformer& model);
 
 // True if options.infer_domains makes a difference, where the data name domains.
-bool routes_by_domain(const model::Decoder& model);
+bool routes_by_domain(const model::Transformer& model);
 
 // Bytes of text by token id; the end-of-document token has none. Exact for tokenizers whose pieces
 // join to the text, as those of `locus prepare` do.
@@ -64,12 +64,12 @@ std::vector<int32_t> bytes_per_token(const data::Tokenizer& tokenizer);
 // The model comes back in the mode it was in. `bytes_per_token` empty: bytes stay 0.
 // DataError if there is no token to predict or a token id does not fit the model; Interrupted
 // between two batches after a signal.
-Evaluation evaluate(model::Decoder& model, const data::SampleSource& source,
+Evaluation evaluate(model::Transformer& model, const data::SampleSource& source,
                     const std::vector<int32_t>& bytes_per_token,
                     const EvaluateOptions& options = {});
 
 // The same over given batches, as large as they are; their domain ids index `domain_names`.
-Evaluation evaluate(model::Decoder& model, const std::vector<data::Batch>& batches,
+Evaluation evaluate(model::Transformer& model, const std::vector<data::Batch>& batches,
                     const std::vector<int32_t>& bytes_per_token,
                     const EvaluateOptions& options = {},
                     const std::vector<std::string>& domain_names = {});

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "locus/base/error.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 namespace locus::evolve {
 namespace {

@@ -59,16 +59,16 @@ struct Change {
 
 class Spawner {
  public:
-  Spawner(const Parent& parent, model::Decoder& child, train::Optimizer& child_optimizer,
+  Spawner(const Parent& parent, model::Transformer& child, train::Optimizer& child_optimizer,
           const EvolveConfig& config)
       : parent_(parent),
         child_(child),
         child_optimizer_(child_optimizer),
         config_(config),
-        old_parameters_(by_name(train::named_parameters(parent.decoder))),
-        old_buffers_(by_name(named_buffers(parent.decoder))) {
-    const bool is_whole =
-        parent.decoder.config().parallel.ep_size == 1 || parent.decoder.moe_layers().empty();
+        old_parameters_(by_name(train::named_parameters(parent.transformer))),
+        old_buffers_(by_name(named_buffers(parent.transformer))) {
+    const bool is_whole = parent.transformer.config().parallel.ep_size == 1 ||
+                          parent.transformer.moe_layers().empty();
     LOCUS_CHECK(is_whole, "experts are spawned from a model that is here as a whole");
     if (parent.optimizer != nullptr) old_state_ = whole_state(*parent.optimizer);
     new_state_ = by_name(child_optimizer.state());
@@ -203,7 +203,7 @@ class Spawner {
   }
 
   const Parent& parent_;
-  model::Decoder& child_;
+  model::Transformer& child_;
   train::Optimizer& child_optimizer_;
   const EvolveConfig& config_;
   const std::map<std::string, at::Tensor> old_parameters_, old_buffers_;
@@ -212,7 +212,7 @@ class Spawner {
 
 }  // namespace
 
-void spawn(const Parent& parent, model::Decoder& child, train::Optimizer& child_optimizer,
+void spawn(const Parent& parent, model::Transformer& child, train::Optimizer& child_optimizer,
            const EvolveConfig& config) {
   const at::NoGradGuard no_grad;
   Spawner(parent, child, child_optimizer, config).run();

@@ -8,14 +8,14 @@
 #include <cstdint>
 
 #include "locus/evolve/config.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/train/optimizer.h"
 
 namespace locus::evolve {
 
 struct Parent {
   // All of it: no part of its experts is on other ranks.
-  const model::Decoder& decoder;
+  const model::Transformer& transformer;
   // State to go on with; null: the new model's begins anew. Where it is distributed, all of its
   // ranks spawn together.
   train::Optimizer* optimizer = nullptr;
@@ -29,7 +29,7 @@ struct Parent {
 //
 // With diversify = "copy" and weights of a token that sum to 1 over all experts, the new model
 // computes what the old one did.
-void spawn(const Parent& parent, model::Decoder& child, train::Optimizer& child_optimizer,
+void spawn(const Parent& parent, model::Transformer& child, train::Optimizer& child_optimizer,
            const EvolveConfig& config);
 
 }  // namespace locus::evolve

@@ -19,7 +19,7 @@ at::Tensor to_int64(const std::vector<T>& values, std::vector<int64_t> shape, at
 }  // namespace
 
 void check_ids(const data::Batch& batch, int64_t vocab_size) {
-  for (const std::vector<int32_t>* ids : {&batch.input_ids, &batch.labels}) {
+  for (const std::vector<int32_t>* ids : {&batch.input_ids, &batch.labels, &batch.source_ids}) {
     const auto largest = std::max_element(ids->begin(), ids->end());
     if (largest == ids->end() || *largest < vocab_size) continue;
     throw DataError(
@@ -39,6 +39,11 @@ BatchTensors to_tensors(const data::Batch& batch, at::Device device, int64_t ste
   out.input.sequence_index_B = to_int64(batch.global_sequence_index, {batch.num_sequences}, device);
   out.input.is_placed = batch.is_placed;
   out.input.step = step;
+  if (!batch.source_ids.empty()) {
+    out.input.source_ids_BL = to_int64(batch.source_ids, shape, device);
+    out.input.source_position_ids_BL = to_int64(batch.source_position_ids, shape, device);
+    out.input.source_document_ids_BL = to_int64(batch.source_document_ids, shape, device);
+  }
   out.labels_T = to_int64(batch.labels, {batch.num_sequences * batch.sequence_length}, device);
   return out;
 }

@@ -4,13 +4,13 @@
 #include <ATen/core/Tensor.h>
 
 #include "locus/data/batch.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 namespace locus::model {
 
 // All int64 on `device`; labels_T flattened, -1 without a label.
 struct BatchTensors {
-  DecoderInput input;
+  TransformerInput input;
   at::Tensor labels_T;
 };
 

@@ -1,4 +1,4 @@
-// The shape of a decoder, [model], in Hugging Face's words.
+// The shape of a transformer, [model], in Hugging Face's words.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@ struct ModelConfig {
   int64_t vocab_size = 0;
   int64_t hidden_size = 256;
   int64_t num_hidden_layers = 4;
+  int64_t num_encoder_layers = 0;
   int64_t num_attention_heads = 8;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
@@ -36,6 +37,12 @@ struct ModelConfig {
   double initializer_range = 0.02;
   bool residual_init_scaling = true;
 
+  // A decoder reads from left to right; an encoder sees all of a text; an encoder-decoder has both,
+  // and its decoder's layers attend to what the encoder made of another text.
+  bool is_decoder() const { return num_encoder_layers == 0; }
+  bool is_encoder() const { return num_encoder_layers == num_hidden_layers; }
+  bool is_encoder_decoder() const { return !is_decoder() && !is_encoder(); }
+
   int64_t kv_heads() const {
     return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads;
   }
@@ -51,7 +58,11 @@ struct ModelConfig {
       "starting point for [model] and [moe]; see `locus list presets`; empty: none");
     v("vocab_size", vocab_size, "size of the vocabulary; 0: the tokenizer's");
     v("hidden_size", hidden_size, "width of the residual stream");
-    v("num_hidden_layers", num_hidden_layers, "decoder layers");
+    v("num_hidden_layers", num_hidden_layers, "layers");
+    v("num_encoder_layers", num_encoder_layers,
+      "of the layers, so many at the beginning are an encoder's. 0: a decoder, trained to tell the "
+      "next token; all: an encoder, trained to tell masked tokens; some: an encoder-decoder, "
+      "trained to translate pairs");
     v("num_attention_heads", num_attention_heads, "query heads");
     v("num_key_value_heads", num_key_value_heads,
       "key/value heads (grouped-query attention); 0: as many as query heads");

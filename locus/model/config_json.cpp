@@ -25,7 +25,7 @@ using nlohmann::ordered_json;
 constexpr int64_t kLargestSize = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMostLayers = 100'000;  // walking them must not take minutes
 
-// Keys of every config.json that do not say what a decoder computes.
+// Keys of every config.json that do not say what a model computes.
 constexpr std::array kHarmless = {"architectures",
                                   "model_type",
                                   "dtype",

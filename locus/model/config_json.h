@@ -1,4 +1,4 @@
-// Hugging Face's config.json of a decoder, both ways. docs/formats/model_folder.md.
+// Hugging Face's config.json, both ways. docs/formats/model_folder.md.
 //
 // What the family has no key for stands in an object of our own, "locus", that transformers passes
 // over: settings as TOML lines. So a folder that Locus wrote gives back exactly what was saved.

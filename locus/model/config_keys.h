@@ -29,7 +29,7 @@ class ConfigKeys {
   virtual void also_named(std::string_view key, std::string_view other) = 0;
   // A key that must have this value (JSON) if it is there: Locus computes nothing else.
   virtual void only(std::string_view key, std::string_view json) = 0;
-  // A key without influence on what a decoder computes.
+  // A key without influence on what a model computes.
   virtual void unused(std::string_view key) = 0;
   // Dropout inside attention, which Locus has not: it is said, and training goes without.
   virtual void attention_dropout(std::string_view key, double absent) = 0;

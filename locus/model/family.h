@@ -1,5 +1,5 @@
-// Model families: public architectures whose shape a decoder can take. A family knows its presets
-// and under which names Hugging Face stores its tensors.
+// Model families: public architectures whose shape a transformer can take. A family knows its
+// presets and under which names Hugging Face stores its tensors.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace locus::model {
 // no expert dimension), of it rows begin .. begin + rows (rows -1: all), transposed if so.
 struct TensorSlice {
   std::string name;       // Hugging Face's
-  std::string parameter;  // ours, as Decoder::named_parameters() says it
+  std::string parameter;  // ours, as Transformer::named_parameters() says it
   int64_t expert = -1;
   int64_t row_begin = 0;
   int64_t rows = -1;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -18,6 +18,17 @@ void add_norm(Slices& out, const ModelConfig& model, const std::string& name,
   if (model.norm_type == "layernorm") out.push_back({name + ".bias", ours + ".bias"});
 }
 
+// What follows the projections of queries, keys and values.
+void add_attention_ends(Slices& out, const ModelConfig& model, const std::string& name,
+                        const std::string& ours) {
+  out.push_back({name + ".o_proj.weight", ours + ".o_proj.weight"});
+  if (model.attention_output_bias) out.push_back({name + ".o_proj.bias", ours + ".o_proj.bias"});
+  if (model.qk_norm != "none") {
+    add_norm(out, model, name + ".q_norm", ours + ".q_norm");
+    add_norm(out, model, name + ".k_norm", ours + ".k_norm");
+  }
+}
+
 void add_attention(Slices& out, const ModelConfig& model, const std::string& name,
                    const std::string& ours) {
   const int64_t q = model.num_attention_heads * model.head_size();
@@ -28,12 +39,19 @@ void add_attention(Slices& out, const ModelConfig& model, const std::string& nam
     out.push_back({name + ".k_proj." + kind, ours + ".qkv_proj." + kind, -1, q, kv});
     out.push_back({name + ".v_proj." + kind, ours + ".qkv_proj." + kind, -1, q + kv, kv});
   }
-  out.push_back({name + ".o_proj.weight", ours + ".o_proj.weight"});
-  if (model.attention_output_bias) out.push_back({name + ".o_proj.bias", ours + ".o_proj.bias"});
-  if (model.qk_norm != "none") {
-    add_norm(out, model, name + ".q_norm", ours + ".q_norm");
-    add_norm(out, model, name + ".k_norm", ours + ".k_norm");
+  add_attention_ends(out, model, name, ours);
+}
+
+void add_cross_attention(Slices& out, const ModelConfig& model, const std::string& name,
+                         const std::string& ours) {
+  const int64_t kv = model.kv_heads() * model.head_size();
+  for (const std::string kind : {"weight", "bias"}) {
+    if (kind == "bias" && !model.attention_bias) continue;
+    out.push_back({name + ".q_proj." + kind, ours + ".q_proj." + kind});
+    out.push_back({name + ".k_proj." + kind, ours + ".kv_proj." + kind, -1, 0, kv});
+    out.push_back({name + ".v_proj." + kind, ours + ".kv_proj." + kind, -1, kv, kv});
   }
+  add_attention_ends(out, model, name, ours);
 }
 
 // A feed-forward network, or the expert-th of several: gate, up and down projection.
@@ -93,6 +111,11 @@ std::vector<TensorSlice> llama_tensors(const ModelConfig& model, const moe::MoeC
     const std::string ours = "layers." + std::to_string(i);
     add_norm(out, model, name + ".input_layernorm", ours + ".input_layernorm");
     add_attention(out, model, name + ".self_attn", ours + ".self_attn");
+    if (has_cross_attention(model, i)) {
+      add_norm(out, model, name + ".cross_attention_layernorm",
+               ours + ".cross_attention_layernorm");
+      add_cross_attention(out, model, name + ".cross_attn", ours + ".cross_attn");
+    }
     add_norm(out, model, name + ".post_attention_layernorm", ours + ".post_attention_layernorm");
     if (is_moe_layer(moe, i)) {
       add_moe(out, model, moe, name + "." + names.moe_block, ours + ".moe", names);
@@ -100,6 +123,7 @@ std::vector<TensorSlice> llama_tensors(const ModelConfig& model, const moe::MoeC
       add_feed_forward(out, model, model.intermediate_size, name + ".mlp", ours + ".mlp", -1, {});
     }
   }
+  if (model.is_encoder_decoder()) add_norm(out, model, "model.encoder_norm", "encoder_norm");
   add_norm(out, model, "model.norm", "norm");
   if (!model.tie_word_embeddings) out.push_back({"lm_head.weight", "lm_head"});
   return out;
@@ -147,8 +171,8 @@ void routing_keys(ConfigKeys& keys, Shape& shape, std::string_view top_k, std::s
 }
 
 bool is_llama_like(const ModelConfig& model) {
-  return model.norm_type == "rmsnorm" && model.position_embedding_type == "rope" &&
-         model.hidden_act == "swiglu";
+  return model.is_decoder() && model.norm_type == "rmsnorm" &&
+         model.position_embedding_type == "rope" && model.hidden_act == "swiglu";
 }
 
 bool heads_fill_hidden_size(const ModelConfig& model) {

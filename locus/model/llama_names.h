@@ -37,7 +37,8 @@ void norm_topk_key(ConfigKeys& keys, Shape& shape, std::string_view absent);
 // num_experts_per_tok and the coefficient of the balance loss.
 void routing_keys(ConfigKeys& keys, Shape& shape, std::string_view top_k, std::string_view coeff);
 
-// True for RMSNorm, rotary positions, SwiGLU: what all of these families have in common.
+// True for decoders with RMSNorm, rotary positions, SwiGLU: what all of these families have in
+// common.
 bool is_llama_like(const ModelConfig& model);
 // Heads that share the hidden size, as classes without a head_dim of their own have them.
 bool heads_fill_hidden_size(const ModelConfig& model);

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "locus/base/toml.h"
-#include "locus/model/decoder.h"
 #include "locus/model/llama_names.h"
+#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <numeric>
 
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -43,9 +43,11 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
     count.embedding += model.max_position_embeddings * model.hidden_size;
   }
   if (!model.tie_word_embeddings) count.output = model.vocab_size * model.hidden_size;
-  count.norms = norm_size * (2 * model.num_hidden_layers + 1);
-  count.attention = attention_size(model) * model.num_hidden_layers;
+  count.norms = norm_size * (model.is_encoder_decoder() ? 2 : 1);
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    const int64_t attentions = has_cross_attention(model, i) ? 2 : 1;  // of the same size
+    count.attention += attentions * attention_size(model);
+    count.norms += (attentions + 1) * norm_size;
     if (!is_moe_layer(moe, i)) {
       count.dense_mlp += feed_forward_size(model, model.intermediate_size);
       continue;
@@ -75,9 +77,13 @@ double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& m
                            count.shared_experts + count.routers +
                            model.vocab_size * model.hidden_size;
   const double q = static_cast<double>(model.num_attention_heads * model.head_size());
-  const double scores = 2.0 * q * static_cast<double>(sequence_length);  // QK and PV, causal half
-  return 2.0 * static_cast<double>(matrices) +
-         scores * static_cast<double>(model.num_hidden_layers);
+  int64_t halves = 0;  // of squares of scores
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    halves += i < model.num_encoder_layers ? 2 : 1;
+    if (has_cross_attention(model, i)) halves += 2;
+  }
+  const double half = 2.0 * q * static_cast<double>(sequence_length);  // QK and PV
+  return 2.0 * static_cast<double>(matrices) + half * static_cast<double>(halves);
 }
 
 double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe) {
@@ -101,6 +107,7 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
   double largest = 0;
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     double values = 5 * hidden + 3 * qkv;  // norms, residuals, attention in and out, rotated heads
+    if (has_cross_attention(model, i)) values += 3 * hidden + 2 * qkv;
     if (is_moe_layer(moe, i)) {
       const double k = router.experts_per_token(moe);
       values += k * (2 * hidden + static_cast<double>(up_rows(model, moe.intermediate_size)));

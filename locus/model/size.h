@@ -1,4 +1,4 @@
-// Parameters, FLOPs and memory of a decoder from its settings alone: nothing is allocated.
+// Parameters, FLOPs and memory of a transformer from its settings alone: nothing is allocated.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ struct ParameterCount {
 ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe);
 
 // Multiply-adds count as two. Forward only; training is three times that. Attention is counted for
-// causal sequences of the given length (half of the square).
+// sequences of one text of the given length: half of the square where it is causal. In an
+// encoder-decoder, a token is one of the decoder's with one of the encoder's beside it.
 double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
                                int64_t sequence_length);
 

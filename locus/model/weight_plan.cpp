@@ -165,6 +165,10 @@ std::optional<Sizes> attention_shape(const ModelConfig& model, const std::string
   const bool full = model.qk_norm == "full";
   if (name == "qkv_proj.weight") return Sizes{q + 2 * kv, model.hidden_size};
   if (name == "qkv_proj.bias") return Sizes{q + 2 * kv};
+  if (name == "q_proj.weight") return Sizes{q, model.hidden_size};  // of cross-attention
+  if (name == "q_proj.bias") return Sizes{q};
+  if (name == "kv_proj.weight") return Sizes{2 * kv, model.hidden_size};
+  if (name == "kv_proj.bias") return Sizes{2 * kv};
   if (name == "o_proj.weight") return Sizes{model.hidden_size, q};
   if (name == "o_proj.bias") return Sizes{model.hidden_size};
   if (name.starts_with("q_norm.")) return Sizes{full ? q : model.head_size()};
@@ -206,7 +210,9 @@ std::optional<Sizes> parameter_shape(const ModelConfig& model, const moe::MoeCon
     return Sizes{model.vocab_size, model.hidden_size};
   }
   if (name == "embed_positions") return Sizes{model.max_position_embeddings, model.hidden_size};
-  if (name.starts_with("norm.")) return Sizes{model.hidden_size};
+  if (name.starts_with("norm.") || name.starts_with("encoder_norm.")) {
+    return Sizes{model.hidden_size};
+  }
   const size_t layer = name.find('.') + 1;
   const size_t block = name.find('.', layer) + 1;
   const size_t part = name.find('.', block) + 1;
@@ -214,7 +220,7 @@ std::optional<Sizes> parameter_shape(const ModelConfig& model, const moe::MoeCon
   const std::string kind = name.substr(block, part - 1 - block);
   const std::string rest = name.substr(part);
   if (kind.ends_with("layernorm")) return Sizes{model.hidden_size};
-  if (kind == "self_attn") return attention_shape(model, rest);
+  if (kind == "self_attn" || kind == "cross_attn") return attention_shape(model, rest);
   if (kind == "mlp") return feed_forward_shape(model, model.intermediate_size, rest);
   if (kind == "moe") return moe_shape(model, moe, rest);
   return std::nullopt;

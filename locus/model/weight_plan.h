@@ -27,7 +27,7 @@ struct PlannedTensor {
 std::vector<PlannedTensor> plan_weights(const ModelConfig& model, const moe::MoeConfig& moe,
                                         const io::SafetensorsFolder& folder);
 
-// The shape of one of our parameters, by the name that Decoder::named_parameters() has for it;
+// The shape of one of our parameters, by the name that Transformer::named_parameters() has for it;
 // empty for what routers have beside the gate.
 std::optional<std::vector<int64_t>> parameter_shape(const ModelConfig& model,
                                                     const moe::MoeConfig& moe,

@@ -21,14 +21,14 @@ namespace {
 
 // Where the expert of a slice is among those of its layer on this rank; nothing: on another one. 0
 // for what is no expert's.
-std::optional<int64_t> place_of(const Decoder& decoder, const TensorSlice& slice) {
+std::optional<int64_t> place_of(const Transformer& transformer, const TensorSlice& slice) {
   if (slice.expert < 0) return 0;
-  const std::vector<int64_t> held = decoder.held_experts(slice.parameter);
+  const std::vector<int64_t> held = transformer.held_experts(slice.parameter);
   const auto found = std::find(held.begin(), held.end(), slice.expert);
   return found == held.end() ? std::nullopt : std::optional(found - held.begin());
 }
 
-std::vector<TensorSlice> family_tensors(const DecoderConfig& config) {
+std::vector<TensorSlice> family_tensors(const TransformerConfig& config) {
   return closest_family(config.model, config.moe)
       .tensors(config.model, config.moe, ExpertLayout::kEach);
 }
@@ -72,11 +72,11 @@ std::span<const std::byte> tensor_bytes(const at::Tensor& tensor) {
   return {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
 }
 
-std::vector<StoredTensor> stored_tensors(Decoder& decoder) {
+std::vector<StoredTensor> stored_tensors(Transformer& transformer) {
   const at::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> by_name;
   std::vector<std::string> order;
-  for (const auto& items : {decoder.named_parameters(), decoder.named_buffers()}) {
+  for (const auto& items : {transformer.named_parameters(), transformer.named_buffers()}) {
     for (const auto& item : items) {
       by_name.emplace(item.key(), item.value());
       order.push_back(item.key());
@@ -84,11 +84,11 @@ std::vector<StoredTensor> stored_tensors(Decoder& decoder) {
   }
   std::vector<StoredTensor> out;
   std::set<std::string> known;
-  for (const TensorSlice& slice : family_tensors(decoder.config())) {
+  for (const TensorSlice& slice : family_tensors(transformer.config())) {
     const auto found = by_name.find(slice.parameter);
     if (found == by_name.end()) continue;  // a router without this parameter
     known.insert(slice.parameter);
-    if (const auto place = place_of(decoder, slice)) {
+    if (const auto place = place_of(transformer, slice)) {
       out.push_back({slice.name, cut(found->second, slice, *place), slice.expert >= 0});
     }
   }
@@ -174,18 +174,19 @@ void copy_stored(const io::TensorView& view, const std::string& where, const at:
   }
 }
 
-void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder) {
+void load_weights(Transformer& transformer, const io::SafetensorsFolder& folder) {
   const std::string where =
       folder.files().empty() ? "" : folder.files().front().path().parent_path().string();
   std::map<std::string, PlannedTensor> planned;
-  for (PlannedTensor& one : plan_weights(decoder.config().model, decoder.config().moe, folder)) {
+  for (PlannedTensor& one :
+       plan_weights(transformer.config().model, transformer.config().moe, folder)) {
     std::string name = one.name;
     planned.emplace(std::move(name), std::move(one));
   }
-  for (const TensorSlice& slice : family_tensors(decoder.config())) {
-    if (!place_of(decoder, slice)) planned.erase(slice.name);  // another rank's
+  for (const TensorSlice& slice : family_tensors(transformer.config())) {
+    if (!place_of(transformer, slice)) planned.erase(slice.name);  // another rank's
   }
-  for (const StoredTensor& stored : stored_tensors(decoder)) {
+  for (const StoredTensor& stored : stored_tensors(transformer)) {
     const auto found = planned.find(stored.name);
     if (found == planned.end()) throw DataError("{}: tensor {} is missing", where, stored.name);
     copy_stored(planned_view(found->second), where, stored.value);

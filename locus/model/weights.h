@@ -1,4 +1,4 @@
-// The weights of a decoder as tensors under Hugging Face's names, and back.
+// The weights of a transformer as tensors under Hugging Face's names, and back.
 //
 // What the closest family knows of is cut and named as that family stores it; what it has no name
 // for (buffers of routers, say) goes under our own names.
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "locus/io/safetensors_folder.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/model/weight_plan.h"
 
 namespace locus::model {
@@ -23,13 +23,13 @@ struct StoredTensor {
 };
 
 // Views of all weights and buffers that this rank has, in the order of the file.
-std::vector<StoredTensor> stored_tensors(Decoder& decoder);
+std::vector<StoredTensor> stored_tensors(Transformer& transformer);
 
-// Copies every tensor of `folder` into the decoder, of the experts those of this rank. DataError
-// that names the file and the tensor when one is missing, unknown, of another shape or type, or
-// holds a NaN or an infinity, and where weights that the model ties are there twice with different
-// values.
-void load_weights(Decoder& decoder, const io::SafetensorsFolder& folder);
+// Copies every tensor of `folder` into the transformer, of the experts those of this rank.
+// DataError that names the file and the tensor when one is missing, unknown, of another shape or
+// type, or holds a NaN or an infinity, and where weights that the model ties are there twice with
+// different values.
+void load_weights(Transformer& transformer, const io::SafetensorsFolder& folder);
 
 // One stored tensor into `target`, which has its shape. DataError as above; `where` names the file.
 void copy_stored(const io::TensorView& view, const std::string& where, const at::Tensor& target);

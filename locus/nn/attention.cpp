@@ -8,6 +8,18 @@
 
 namespace locus::nn {
 
+at::Tensor additive_mask(const at::Tensor& allowed_BSL, at::ScalarType type) {
+  return at::zeros(allowed_BSL.sizes(), allowed_BSL.options().dtype(type))
+      .masked_fill_(allowed_BSL.logical_not(), -std::numeric_limits<double>::infinity())
+      .unsqueeze(1);
+}
+
+at::Tensor norm_heads(const AttentionConfig& config, Norm* norm, const at::Tensor& x) {
+  if (norm == nullptr) return x;
+  if (config.qk_norm == "full") return norm->forward(x);
+  return norm->forward(x.reshape({x.size(0), x.size(1), -1, config.head_dim})).flatten(2);
+}
+
 Attention::Attention(const AttentionConfig& config) : config_(config) {
   const int64_t q_size = config.num_heads * config.head_dim;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
@@ -34,19 +46,8 @@ at::Tensor Attention::forward(const at::Tensor& x_BSD, const AttentionInput& inp
   const int64_t q_size = config_.num_heads * config_.head_dim;
   const int64_t kv_size = config_.num_key_value_heads * config_.head_dim;
   const auto parts = qkv_proj_->forward(x_BSD).split_with_sizes({q_size, kv_size, kv_size}, -1);
-  at::Tensor q = parts[0];
-  at::Tensor k = parts[1];
-  if (config_.qk_norm == "full") {
-    q = q_norm_->forward(q);
-    k = k_norm_->forward(k);
-  }
-  if (config_.qk_norm == "head") {
-    const auto by_head = [&](const nn::Norm& norm, const at::Tensor& x) {
-      return norm.forward(x.reshape({batch, length, -1, config_.head_dim})).flatten(2);
-    };
-    q = by_head(*q_norm_, q);
-    k = by_head(*k_norm_, k);
-  }
+  at::Tensor q = norm_heads(config_, q_norm_.get(), parts[0]);
+  at::Tensor k = norm_heads(config_, k_norm_.get(), parts[1]);
   q = ops::to_heads(q, config_.num_heads, input.rope.cos, input.rope.sin);
   k = ops::to_heads(k, config_.num_key_value_heads, input.rope.cos, input.rope.sin);
   at::Tensor v = ops::to_heads(parts[2], config_.num_key_value_heads, {}, {});
@@ -61,22 +62,21 @@ at::Tensor Attention::forward(const at::Tensor& x_BSD, const AttentionInput& inp
     v = cache->value_BGLC.narrow(2, 0, used);
   }
   const bool grouped = config_.num_heads != config_.num_key_value_heads;
-  const bool causal = !input.mask_B1SL.defined();
+  const bool causal = input.is_causal && !input.mask_B1SL.defined();
   const at::Tensor y = at::scaled_dot_product_attention(
-      q, k, v, causal ? std::nullopt : std::optional<at::Tensor>(input.mask_B1SL), 0.0, causal,
-      std::nullopt, grouped);
+      q, k, v, input.mask_B1SL.defined() ? std::optional(input.mask_B1SL) : std::nullopt, 0.0,
+      causal, std::nullopt, grouped);
   return o_proj_->forward(y.transpose(1, 2).reshape({batch, length, q_size}));
 }
 
-at::Tensor document_mask(const at::Tensor& document_BS, at::ScalarType type) {
+at::Tensor document_mask(const at::Tensor& document_BS, at::ScalarType type, bool is_causal) {
   if (document_BS.eq(document_BS.narrow(1, 0, 1)).all().item<bool>()) return {};
   const int64_t length = document_BS.size(1);
-  const at::Tensor same = document_BS.unsqueeze(2).eq(document_BS.unsqueeze(1));
-  const at::Tensor allowed =
-      same.logical_and_(at::ones({length, length}, document_BS.options().dtype(at::kBool)).tril());
-  return at::zeros(allowed.sizes(), document_BS.options().dtype(type))
-      .masked_fill_(allowed.logical_not_(), -std::numeric_limits<double>::infinity())
-      .unsqueeze(1);
+  at::Tensor allowed = document_BS.unsqueeze(2).eq(document_BS.unsqueeze(1));
+  if (is_causal) {
+    allowed.logical_and_(at::ones({length, length}, document_BS.options().dtype(at::kBool)).tril());
+  }
+  return additive_mask(allowed, type);
 }
 
 }  // namespace locus::nn

@@ -1,5 +1,5 @@
-// Causal self-attention: multi-head or grouped-query, with optional q/k norms, biases and rotary
-// positions, through libtorch's fused scaled-dot-product kernels.
+// Self-attention, causal or not: multi-head or grouped-query, with optional q/k norms, biases and
+// rotary positions, through libtorch's fused scaled-dot-product kernels.
 //
 // B sequences, S tokens each, D hidden size, H heads, G key/value heads, C head size, L cache
 // length.
@@ -31,6 +31,9 @@ struct AttentionConfig {
   double norm_eps = 1e-5;
 };
 
+// Queries or keys [B, S, heads * C] after `norm`, over all heads or each; null: as they are.
+at::Tensor norm_heads(const AttentionConfig& config, Norm* norm, const at::Tensor& x);
+
 // Keys and values of earlier tokens, for generation.
 struct KvCache {
   at::Tensor key_BGLC, value_BGLC;
@@ -38,8 +41,9 @@ struct KvCache {
 
 // What attention needs to know of the tokens, the same in every layer.
 struct AttentionInput {
-  RopeTable rope;        // undefined tensors: learned positions
-  at::Tensor mask_B1SL;  // additive, in the compute type; undefined: plain causal
+  RopeTable rope;         // undefined tensors: learned positions
+  at::Tensor mask_B1SL;   // additive, in the compute type; undefined: as is_causal says
+  bool is_causal = true;  // no token sees later ones; the mask has it, too
   std::vector<int64_t>
       cache_lengths;  // [B], with a cache: place of the first new token of each row
 };
@@ -56,9 +60,12 @@ class Attention : public torch::nn::Module {
   std::shared_ptr<Norm> q_norm_, k_norm_;
 };
 
-// The additive mask [B, 1, S, S] for packed documents: 0 where token i may see token j (j <= i,
-// same document), -inf elsewhere. document_BS: int64. Undefined when every row is one document:
-// plain causal.
-at::Tensor document_mask(const at::Tensor& document_BS, at::ScalarType type);
+// Of what may be seen, bool [B, S, L], the additive mask [B, 1, S, L]: 0 or -inf.
+at::Tensor additive_mask(const at::Tensor& allowed_BSL, at::ScalarType type);
+
+// The additive mask [B, 1, S, S] for packed documents: 0 where token i may see token j (of the same
+// document, and with is_causal j <= i), -inf elsewhere. document_BS: int64. Undefined when every
+// row is one document: no mask needed.
+at::Tensor document_mask(const at::Tensor& document_BS, at::ScalarType type, bool is_causal = true);
 
 }  // namespace locus::nn

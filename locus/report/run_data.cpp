@@ -29,6 +29,7 @@ constexpr Number<RunInfo> kRunNumbers[] = {
     {"tokens_per_step", &RunInfo::tokens_per_step},
     {"peak_flops", &RunInfo::peak_flops},
     {"num_layers", &RunInfo::num_layers},
+    {"num_encoder_layers", &RunInfo::num_encoder_layers},
     {"num_experts", &RunInfo::num_experts},
     {"threads", &RunInfo::threads},
     {"ranks", &RunInfo::ranks},

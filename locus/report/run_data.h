@@ -24,6 +24,7 @@ struct RunInfo {
   std::string time, version, router;
   double parameters = kMissing, active_parameters = kMissing, flops_per_token = kMissing;
   double tokens_per_step = kMissing, peak_flops = kMissing, num_layers = kMissing;
+  double num_encoder_layers = kMissing;  // in old runs, of decoders
   double num_experts = kMissing, threads = kMissing, ranks = kMissing;
   std::vector<std::string> domains;
   std::vector<int64_t> node_of_ep_rank;

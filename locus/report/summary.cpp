@@ -79,11 +79,16 @@ std::string balance_words(const ExpertBalance& balance) {
       words, two_digits(balance.load_cv), two_digits(balance.worst_over_mean), balance.worst_layer);
 }
 
+std::string kind_words(const RunInfo& info) {
+  if (!(info.num_encoder_layers > 0)) return "A decoder";
+  return info.num_encoder_layers == info.num_layers ? "An encoder" : "An encoder-decoder";
+}
+
 std::string model_words(const RunData& run) {
   const RunInfo& info = run.info;
-  std::string words = std::isfinite(info.parameters)
-                          ? "A decoder of " + human_count(info.parameters) + " parameters"
-                          : "A decoder";
+  std::string words = kind_words(info);
+  if (std::isfinite(info.parameters))
+    words += " of " + human_count(info.parameters) + " parameters";
   if (info.active_parameters < info.parameters) {
     words += ", of which " + human_count(info.active_parameters) + " are active for each token";
   }

@@ -76,17 +76,17 @@ CheckpointRef resolve_checkpoint(const fs::path& path);
 
 // The numbers of the experts that this rank has of a parameter, by its name or that of its state.
 using ExpertNumbers = std::function<std::vector<int64_t>(const std::string& name)>;
-ExpertNumbers expert_numbers(const model::Decoder& decoder);
+ExpertNumbers expert_numbers(const model::Transformer& transformer);
 
 // Whole tensors under global names: experts one by one, by their numbers in the layer. Shares
 // memory with them.
 NamedTensors global_state(const NamedTensors& state, const ExpertNumbers& numbers);
 
 TrainerState load_trainer_state(const CheckpointRef& checkpoint);
-// `decoder`: whose parameters the optimiser has.
+// `transformer`: whose parameters the optimiser has.
 void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
-                    const model::Decoder& decoder);
-void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder);
+                    const model::Transformer& transformer);
+void load_model(const CheckpointRef& checkpoint, model::Transformer& transformer);
 
 class CheckpointWriter {
  public:
@@ -101,7 +101,7 @@ class CheckpointWriter {
   // previous write first; where that failed, waits for this one too, and throws if it fails as
   // well. With several ranks, the folder appears when all have written their parts, and not at all
   // when one has failed.
-  void save(model::Decoder& decoder, Optimizer& optimizer, const TrainerState& state,
+  void save(model::Transformer& transformer, Optimizer& optimizer, const TrainerState& state,
             const std::vector<TextFile>& texts);
   // Until the last write is on the disk; throws its error.
   void wait();

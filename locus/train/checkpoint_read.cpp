@@ -158,8 +158,8 @@ std::string expert_name(const std::string& name, int64_t expert) {
 
 }  // namespace
 
-ExpertNumbers expert_numbers(const model::Decoder& decoder) {
-  return [&decoder](const std::string& name) { return decoder.held_experts(name); };
+ExpertNumbers expert_numbers(const model::Transformer& transformer) {
+  return [&transformer](const std::string& name) { return transformer.held_experts(name); };
 }
 
 NamedTensors global_state(const NamedTensors& state, const ExpertNumbers& numbers) {
@@ -181,7 +181,7 @@ namespace {
 
 // The name of the state of another expert as this rank's first one has it; the name itself where it
 // is no expert's, or of none of the layer.
-std::string as_first_expert(const std::string& name, const model::Decoder& decoder) {
+std::string as_first_expert(const std::string& name, const model::Transformer& transformer) {
   constexpr std::string_view kExperts = ".experts.";
   const size_t begin = name.find(kExperts);
   if (begin == std::string::npos) return name;
@@ -190,8 +190,8 @@ std::string as_first_expert(const std::string& name, const model::Decoder& decod
   if (end == std::string::npos) return name;
   int64_t expert = -1;
   std::from_chars(name.data() + number, name.data() + end, expert);
-  if (expert < 0 || expert >= decoder.config().moe.num_experts) return name;
-  const std::vector<int64_t> held = decoder.held_experts(name);
+  if (expert < 0 || expert >= transformer.config().moe.num_experts) return name;
+  const std::vector<int64_t> held = transformer.held_experts(name);
   if (held.empty()) return name;
   return format("{}{}{}", name.substr(0, number), held.front(), name.substr(end));
 }
@@ -245,8 +245,8 @@ void load_values(const io::TensorView& view, const std::string& where, const Fil
 }  // namespace
 
 void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
-                    const model::Decoder& decoder) {
-  const ExpertNumbers numbers = expert_numbers(decoder);
+                    const model::Transformer& transformer) {
+  const ExpertNumbers numbers = expert_numbers(transformer);
   std::vector<io::SafetensorsFile> files;
   for (const auto& entry : fs::directory_iterator(checkpoint.path)) {
     if (is_optimizer_file(entry.path().filename().string())) files.emplace_back(entry.path());
@@ -269,7 +269,7 @@ void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
   }
   for (const io::SafetensorsFile& file : files) {
     for (const io::TensorView& view : file.tensors()) {
-      if (wanted.contains(view.name) || wanted.contains(as_first_expert(view.name, decoder))) {
+      if (wanted.contains(view.name) || wanted.contains(as_first_expert(view.name, transformer))) {
         continue;
       }
       throw DataError("{}: holds {}, which this optimiser has not", file.path().string(),
@@ -278,8 +278,8 @@ void load_optimizer(const CheckpointRef& checkpoint, Optimizer& optimizer,
   }
 }
 
-void load_model(const CheckpointRef& checkpoint, model::Decoder& decoder) {
-  model::load_weights(decoder, io::open_safetensors_folder(checkpoint.path));
+void load_model(const CheckpointRef& checkpoint, model::Transformer& transformer) {
+  model::load_weights(transformer, io::open_safetensors_folder(checkpoint.path));
 }
 
 }  // namespace locus::train

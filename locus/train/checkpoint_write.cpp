@@ -180,7 +180,7 @@ void CheckpointWriter::wait() {
   if (pending_.valid()) pending_.get();
 }
 
-void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
+void CheckpointWriter::save(model::Transformer& transformer, Optimizer& optimizer,
                             const TrainerState& state, const std::vector<TextFile>& texts) {
   bool failed_before = false;
   try {
@@ -195,11 +195,11 @@ void CheckpointWriter::save(model::Decoder& decoder, Optimizer& optimizer,
   snapshot->state = state;
   snapshot->texts = texts;
   Shares shares(parallel_);
-  for (const model::StoredTensor& tensor : model::stored_tensors(decoder)) {
+  for (const model::StoredTensor& tensor : model::stored_tensors(transformer)) {
     if (!shares.takes(tensor.value, tensor.is_expert)) continue;
     snapshot->model.push_back(copy_of(tensor.name, tensor.value));
   }
-  const ExpertNumbers numbers = expert_numbers(decoder);
+  const ExpertNumbers numbers = expert_numbers(transformer);
   for (const auto& [name, tensor] : optimizer.state()) {
     copy_state(name, tensor, optimizer.part_of(name), numbers, shares, snapshot->optimizer);
   }

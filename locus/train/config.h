@@ -17,6 +17,7 @@ struct TrainConfig {
   int64_t num_threads = 0;
   bool recompute = false;
   double clip_grad = 1.0;
+  double label_smoothing = 0.0;
   double loss_spike_factor = 0.0;
   int64_t max_skipped_in_row = 10;
 
@@ -35,6 +36,9 @@ struct TrainConfig {
       "threads of tensor operations, of each rank; 0: one a core, shared among a machine's ranks");
     v("recompute", recompute,
       "recompute activations layer by layer in the backward pass: less memory, more time");
+    v("label_smoothing", label_smoothing,
+      "probability that is wanted of all tokens together instead of the right one; losses are told "
+      "without it");
     v("clip_grad", clip_grad, "largest global norm of the gradient; 0: no clipping");
     v("loss_spike_factor", loss_spike_factor,
       "skip a step whose loss is over this factor times the running mean; 0: never");

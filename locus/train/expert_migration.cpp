@@ -75,11 +75,11 @@ void move_rows(comm::ProcessGroup& group, const Route& route, const at::Tensor& 
 
 }  // namespace
 
-void migrate_experts(model::Decoder& decoder, Optimizer& optimizer, int64_t layer,
+void migrate_experts(model::Transformer& transformer, Optimizer& optimizer, int64_t layer,
                      const placement::ExpertOfSlot& expert_of_slot) {
   const at::NoGradGuard no_grad;
-  moe::MoeLayer& moe = decoder.moe_layer(layer);
-  const comm::ParallelContext& parallel = decoder.config().parallel;
+  moe::MoeLayer& moe = transformer.moe_layer(layer);
+  const comm::ParallelContext& parallel = transformer.config().parallel;
   if (parallel.ep == nullptr) return;
   const Route route =
       route_of(moe.expert_of_slot(), expert_of_slot, parallel.ep_size, parallel.ep_rank);

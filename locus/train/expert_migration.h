@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/placement/neighbourhood.h"
 #include "locus/train/optimizer.h"
 
@@ -13,7 +13,7 @@ namespace locus::train {
 // All ranks call it together, with the same places; nothing where one rank has all experts. The
 // optimiser's parts of experts must be whole:
 // not with a distributed optimiser and several ranks that hold the same experts.
-void migrate_experts(model::Decoder& decoder, Optimizer& optimizer, int64_t layer,
+void migrate_experts(model::Transformer& transformer, Optimizer& optimizer, int64_t layer,
                      const placement::ExpertOfSlot& expert_of_slot);
 
 // Bytes of one expert of the layer that travel with it.

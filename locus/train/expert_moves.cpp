@@ -14,7 +14,7 @@ namespace {
 // Rows to the experts and back, forward and backward.
 constexpr double kWays = 4;
 
-double row_bytes(const model::DecoderConfig& config) {
+double row_bytes(const model::TransformerConfig& config) {
   const std::string& wire = config.parallel.exchange.wire_dtype;
   const bool is_narrow =
       wire == "bfloat16" || (wire == "auto" && config.compute_type == at::kBFloat16);
@@ -34,11 +34,11 @@ placement::Neighbourhood neighbourhood(const comm::ParallelContext& parallel) {
   return out;
 }
 
-ExpertMoves::ExpertMoves(model::Decoder& decoder, Optimizer& optimizer, int64_t interval,
+ExpertMoves::ExpertMoves(model::Transformer& transformer, Optimizer& optimizer, int64_t interval,
                          int64_t count_interval)
-    : decoder_(decoder),
+    : transformer_(transformer),
       optimizer_(optimizer),
-      neighbourhood_(neighbourhood(decoder.config().parallel)),
+      neighbourhood_(neighbourhood(transformer.config().parallel)),
       interval_(interval),
       count_interval_(count_interval) {}
 
@@ -64,7 +64,8 @@ std::vector<MetricLine> ExpertMoves::update(
   for (const auto& [layer, tokens] : tokens_E) own.push_back(at::tensor(tokens, at::kDouble));
   if (own.empty()) return {};
   const at::Tensor all_RME =
-      comm::gather_rows(decoder_.config().parallel.world.get(), at::stack(own).unsqueeze(0)).all;
+      comm::gather_rows(transformer_.config().parallel.world.get(), at::stack(own).unsqueeze(0))
+          .all;
   int64_t m = 0;
   for (const auto& [layer, tokens] : tokens_E) {
     auto& sum_RE = state_[layer].tokens_RE;
@@ -82,18 +83,18 @@ std::vector<MetricLine> ExpertMoves::update(
 }
 
 MetricLine ExpertMoves::decide(int64_t step, int64_t layer, Layer& of) {
-  of.expert_of_slot = decoder_.moe_layer(layer).expert_of_slot();
+  of.expert_of_slot = transformer_.moe_layer(layer).expert_of_slot();
   auto tokens_RE = std::exchange(of.tokens_RE, {});
   for (auto& tokens_E : tokens_RE) {
     for (double& tokens : tokens_E) tokens *= static_cast<double>(count_interval_);
   }
   // The coming interval as the last one.
-  const double token_bytes = kWays * row_bytes(decoder_.config());
+  const double token_bytes = kWays * row_bytes(transformer_.config());
   const double move_bytes = expert_bytes(optimizer_, layer);
   const placement::ExpertPlan plan = placement::plan_experts(
       neighbourhood_, tokens_RE, of.expert_of_slot, move_bytes / token_bytes);
   if (plan.moved > 0) {
-    migrate_experts(decoder_, optimizer_, layer, plan.expert_of_slot);
+    migrate_experts(transformer_, optimizer_, layer, plan.expert_of_slot);
     of.expert_of_slot = plan.expert_of_slot;
   }
   // What it would be if nothing had to travel: how much is declined.
@@ -111,9 +112,9 @@ MetricLine ExpertMoves::decide(int64_t step, int64_t layer, Layer& of) {
   return line;
 }
 
-void restore_places(model::Decoder& decoder, const ExpertMoves::State& state) {
+void restore_places(model::Transformer& transformer, const ExpertMoves::State& state) {
   for (const auto& [layer, of] : state) {
-    if (!of.expert_of_slot.empty()) decoder.moe_layer(layer).place_experts(of.expert_of_slot);
+    if (!of.expert_of_slot.empty()) transformer.moe_layer(layer).place_experts(of.expert_of_slot);
   }
 }
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/placement/expert_placer.h"
 #include "locus/train/metrics.h"
 #include "locus/train/optimizer.h"
@@ -21,7 +21,7 @@ class ExpertMoves {
  public:
   // Every `interval` steps; what a move saves is counted over as many to come. One of
   // `count_interval` steps is counted.
-  ExpertMoves(model::Decoder& decoder, Optimizer& optimizer, int64_t interval,
+  ExpertMoves(model::Transformer& transformer, Optimizer& optimizer, int64_t interval,
               int64_t count_interval);
 
   // Why it would change nothing; empty: it may.
@@ -46,14 +46,14 @@ class ExpertMoves {
  private:
   MetricLine decide(int64_t step, int64_t layer, Layer& of);
 
-  model::Decoder& decoder_;
+  model::Transformer& transformer_;
   Optimizer& optimizer_;
   const placement::Neighbourhood neighbourhood_;
   const int64_t interval_, count_interval_;
   State state_;
 };
 
-// The experts' places of a checkpoint, before its weights are loaded into `decoder`.
-void restore_places(model::Decoder& decoder, const ExpertMoves::State& state);
+// The experts' places of a checkpoint, before its weights are loaded into `transformer`.
+void restore_places(model::Transformer& transformer, const ExpertMoves::State& state);
 
 }  // namespace locus::train

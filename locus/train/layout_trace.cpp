@@ -73,24 +73,24 @@ double relative(const at::Tensor& expected, const at::Tensor& found) {
 }
 
 // Integers among the buffers stay: Module::to() would turn those, too.
-void to_float64(model::Decoder& decoder) {
-  for (at::Tensor& parameter : decoder.parameters()) {
+void to_float64(model::Transformer& transformer) {
+  for (at::Tensor& parameter : transformer.parameters()) {
     parameter.set_data(parameter.detach().to(at::kDouble));
   }
-  for (at::Tensor& buffer : decoder.buffers()) {
+  for (at::Tensor& buffer : transformer.buffers()) {
     if (buffer.is_floating_point()) buffer.set_data(buffer.to(at::kDouble));
   }
 }
 
 // To places that have nothing to do with who wants them.
-void shuffle_experts(model::Decoder& decoder, Optimizer& optimizer, int64_t step) {
-  for (const auto& [number, moe] : decoder.moe_layers()) {
+void shuffle_experts(model::Transformer& transformer, Optimizer& optimizer, int64_t step) {
+  for (const auto& [number, moe] : transformer.moe_layers()) {
     placement::ExpertOfSlot places(moe->expert_of_slot().size());
     const uint64_t key = random_key({static_cast<uint64_t>(step), static_cast<uint64_t>(number)});
     for (size_t slot = 0; slot < places.size(); ++slot) {
       places[slot] = static_cast<int64_t>(permute_index(key, slot, places.size()));
     }
-    migrate_experts(decoder, optimizer, number, places);
+    migrate_experts(transformer, optimizer, number, places);
   }
 }
 
@@ -135,9 +135,9 @@ void check_layout(const LayoutName& layout, const TraceConfig& config) {
         "{} ranks",
         layout.text, config.train.micro_batch_size, world_size);
   }
-  if (config.decoder.moe.num_experts % layout.ep != 0) {
+  if (config.transformer.moe.num_experts % layout.ep != 0) {
     throw ConfigError("layout {}: moe.num_experts = {} is not a multiple of {}", layout.text,
-                      config.decoder.moe.num_experts, layout.ep);
+                      config.transformer.moe.num_experts, layout.ep);
   }
   if (layout.moved && layout.zero1 && layout.dp > 1) {
     throw ConfigError(
@@ -151,13 +151,13 @@ void check_layout(const LayoutName& layout, const TraceConfig& config) {
   }
 }
 
-TracedModel TraceConfig::make(const model::DecoderConfig& shape) const {
+TracedModel TraceConfig::make(const model::TransformerConfig& shape) const {
   OptimizerConfig settings = optimizer;
   if (!float64) settings.adam_eps = std::max(settings.adam_eps, kFloat32Eps);
   TracedModel made;
-  made.decoder = std::make_shared<model::Decoder>(shape);
-  if (float64) to_float64(*made.decoder);
-  made.optimizer = make_optimizer(settings, named_parameters(*made.decoder), shape.parallel);
+  made.transformer = std::make_shared<model::Transformer>(shape);
+  if (float64) to_float64(*made.transformer);
+  made.optimizer = make_optimizer(settings, named_parameters(*made.transformer), shape.parallel);
   return made;
 }
 
@@ -179,14 +179,14 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
   }
   comm::run_thread_ranks(world_size, parallel, [&](const comm::ParallelContext& context) {
     at::set_num_threads(1);
-    model::DecoderConfig shape = config.decoder;
+    model::TransformerConfig shape = config.transformer;
     shape.parallel = context;
     if (config.hooks.shape) config.hooks.shape(shape);
     TracedModel traced = config.make(shape);
-    traced.decoder->set_domain_names(source->domain_names());
-    if (config.hooks.model) config.hooks.model(context, *traced.decoder);
+    traced.transformer->set_domain_names(source->domain_names());
+    if (config.hooks.model) config.hooks.model(context, *traced.transformer);
     std::optional<TrainStep> train_step;
-    train_step.emplace(*traced.decoder, *traced.optimizer, config.train, at::kCPU);
+    train_step.emplace(*traced.transformer, *traced.optimizer, config.train, at::kCPU);
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size},
                                    layout.placed ? shuffled_sequences : data::PlaceSequences());
@@ -196,18 +196,18 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
       if (config.hooks.batches) config.hooks.batches(context, batches);
       const StepResult result = train_step->run(batches, config.lr, state);
       ++state.step;
-      if (layout.moved) shuffle_experts(*traced.decoder, *traced.optimizer, state.step);
+      if (layout.moved) shuffle_experts(*traced.transformer, *traced.optimizer, state.step);
       if (config.after_step && config.after_step(state.step, traced)) {
-        traced.decoder->set_domain_names(source->domain_names());
-        train_step.emplace(*traced.decoder, *traced.optimizer, config.train, at::kCPU);
+        traced.transformer->set_domain_names(source->domain_names());
+        train_step.emplace(*traced.transformer, *traced.optimizer, config.train, at::kCPU);
       }
-      const model::Decoder& decoder = *traced.decoder;
+      const model::Transformer& transformer = *traced.transformer;
       const std::lock_guard lock(mutex);
       step.loss = result.loss;
       step.aux_loss = result.aux_loss;
       step.grad_norm = result.grad_norm;
       for (const auto& [name, value] :
-           global_state(named_parameters(decoder), expert_numbers(decoder))) {
+           global_state(named_parameters(transformer), expert_numbers(transformer))) {
         // Every rank's copy is looked at: one that has drifted off replaces the good ones.
         const at::Tensor copy = value.detach().to(at::kDouble).clone();
         const auto [place, is_new] = step.parameters.emplace(name, copy);

@@ -14,7 +14,7 @@
 
 #include "locus/comm/config.h"
 #include "locus/data/loader.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/train/config.h"
 #include "locus/train/optimizer.h"
 
@@ -40,20 +40,20 @@ LayoutName parse_layout(const std::string& text);
 
 // Where a test plants a fault, rank by rank: the proof has to find it. Empty: nothing.
 struct TraceHooks {
-  std::function<void(model::DecoderConfig&)> shape;
-  std::function<void(const comm::ParallelContext&, model::Decoder&)> model;
+  std::function<void(model::TransformerConfig&)> shape;
+  std::function<void(const comm::ParallelContext&, model::Transformer&)> model;
   std::function<void(const comm::ParallelContext&, std::vector<data::Batch>&)> batches;
 };
 
 // The model and its optimiser, which may be others after a step.
 struct TracedModel {
-  std::shared_ptr<model::Decoder> decoder;
+  std::shared_ptr<model::Transformer> transformer;
   std::unique_ptr<Optimizer> optimizer;
 };
 
 struct TraceConfig {
-  model::DecoderConfig decoder;  // parallel is the layout's
-  TrainConfig train;             // micro_batch_size: of all ranks together
+  model::TransformerConfig transformer;  // parallel is the layout's
+  TrainConfig train;                     // micro_batch_size: of all ranks together
   OptimizerConfig optimizer;
   double lr = 1e-3;
   int64_t num_steps = 3;
@@ -64,8 +64,8 @@ struct TraceConfig {
   std::function<bool(int64_t step, TracedModel&)> after_step;
   TraceHooks hooks;
 
-  // Decoder of this shape, and an optimiser for it, in the type that the trace computes in.
-  TracedModel make(const model::DecoderConfig& shape) const;
+  // Transformer of this shape, and an optimiser for it, in the type that the trace computes in.
+  TracedModel make(const model::TransformerConfig& shape) const;
 };
 
 struct TraceStep {

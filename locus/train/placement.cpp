@@ -30,14 +30,14 @@ data::PlaceSequences Placement::place_sequences() {
 }
 
 void Placement::update(int64_t step, const std::map<int64_t, DomainExpert>& counts,
-                       const model::Decoder& decoder) {
+                       const model::Transformer& transformer) {
   placement::ExpertUse use_MGE;
   for (const auto& [layer, count_GE] : counts) {
     auto& use_GE = use_MGE.emplace_back();
     for (const auto& row : count_GE) use_GE.emplace_back(row.begin(), row.end());
   }
   std::vector<placement::ExpertOfSlot> places;
-  for (const auto& [layer, moe] : decoder.moe_layers()) places.push_back(moe->expert_of_slot());
+  for (const auto& [layer, moe] : transformer.moe_layers()) places.push_back(moe->expert_of_slot());
   placer_.update(step, use_MGE, places);
   if (said_idle_ || !placer_.is_idle()) return;
   said_idle_ = true;

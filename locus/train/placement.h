@@ -11,7 +11,7 @@
 
 #include "locus/comm/parallel_context.h"
 #include "locus/data/loader.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/placement/sequence_placer.h"
 #include "locus/train/metrics.h"
 
@@ -34,9 +34,9 @@ class Placement {
 
   // After `step` finished steps: what the routers counted in the last one, by layer, over all
   // ranks. Says once where it turns out that nothing can be won.
-  // The decoder says where the experts are.
+  // The transformer says where the experts are.
   void update(int64_t step, const std::map<int64_t, DomainExpert>& counts,
-              const model::Decoder& decoder);
+              const model::Transformer& transformer);
 
   // What was expected of the steps up to `step` since the last call: a line "placement", empty
   // where no step had counts to go by.

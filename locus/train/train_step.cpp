@@ -56,14 +56,14 @@ NamedTensors named_parameters(const torch::nn::Module& module) {
   return out;
 }
 
-TrainStep::TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainConfig& config,
-                     at::Device device)
-    : decoder_(decoder),
+TrainStep::TrainStep(model::Transformer& transformer, Optimizer& optimizer,
+                     const TrainConfig& config, at::Device device)
+    : transformer_(transformer),
       optimizer_(optimizer),
       config_(config),
       device_(device),
       reducer_(optimizer.parts()) {
-  const comm::ParallelContext& parallel = decoder.config().parallel;
+  const comm::ParallelContext& parallel = transformer.config().parallel;
   for (const ParameterPart& part : optimizer.parts()) {
     const bool is_whole = part.group == nullptr || !parallel.use_distributed_optimizer;
     LOCUS_CHECK(part.group == (part.is_expert ? parallel.edp : parallel.world) &&
@@ -75,13 +75,13 @@ TrainStep::TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainC
 StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double lr,
                           TrainerState& state) {
   StepResult result;
-  const comm::ParallelContext& parallel = decoder_.config().parallel;
+  const comm::ParallelContext& parallel = transformer_.config().parallel;
   comm::note_phase(parallel.activity, "forward");
   result.num_labels =
       comm::sum_over(parallel.world.get(), at::full({1}, count_labels(micro_batches), at::kLong))
           .item<int64_t>();
-  decoder_.train();
-  for (const auto& [layer, moe] : decoder_.moe_layers())
+  transformer_.train();
+  for (const auto& [layer, moe] : transformer_.moe_layers())
     moe->router().on_step(state.step, config_.max_steps);
   for (const data::Batch& batch : micro_batches) {
     if (&batch == &micro_batches.back()) reducer_.start();
@@ -132,7 +132,7 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
 // here.
 void TrainStep::sum_over_ranks(StepResult& result) const {
   result.signal = received_signal();
-  const comm::ParallelContext& parallel = decoder_.config().parallel;
+  const comm::ParallelContext& parallel = transformer_.config().parallel;
   if (parallel.is_alone()) return;
   // Signals travel along: whoever got one, all stop after the same step, of several the last one in
   // this list.
@@ -151,26 +151,30 @@ void TrainStep::sum_over_ranks(StepResult& result) const {
 
 TrainStep::Losses TrainStep::forward(const data::Batch& batch, int64_t num_labels, int64_t step) {
   const Span span("forward", "compute");
-  comm::note_phase(decoder_.config().parallel.activity, "forward");
-  model::check_ids(batch, decoder_.config().model.vocab_size);
+  comm::note_phase(transformer_.config().parallel.activity, "forward");
+  model::check_ids(batch, transformer_.config().model.vocab_size);
   const model::BatchTensors tensors = model::to_tensors(batch, device_, step);
-  const model::DecoderOutput out = decoder_.forward(tensors.input);
+  const model::TransformerOutput out = transformer_.forward(tensors.input);
   const ops::CrossEntropy entropy =
-      ops::linear_cross_entropy(out.hidden_TD, decoder_.output_weight(), tensors.labels_T);
-  return {entropy.loss_sum / static_cast<double>(std::max<int64_t>(num_labels, 1)), out.aux_loss};
+      ops::linear_cross_entropy(out.hidden_TD, transformer_.output_weight(), tensors.labels_T,
+                                /*want_correct=*/false, config_.label_smoothing);
+  const auto count = static_cast<double>(std::max<int64_t>(num_labels, 1));
+  const at::Tensor task = entropy.loss_sum / count;
+  const bool is_smoothed = config_.label_smoothing > 0;
+  return {task, out.aux_loss, is_smoothed ? entropy.loss_T.sum(at::kDouble) / count : task};
 }
 
 double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
                            int64_t step, StepResult& result) {
   Stopwatch watch;
-  const auto [task_loss, aux_loss] = forward(batch, num_labels, step);
+  const auto [task_loss, aux_loss, told_loss] = forward(batch, num_labels, step);
   const at::Tensor loss = task_loss + aux_loss * weight;
   result.forward_s += watch.lap();
   const Span span("backward", "compute");
-  comm::note_phase(decoder_.config().parallel.activity, "backward");
+  comm::note_phase(transformer_.config().parallel.activity, "backward");
   loss.backward();
   // Read only now: reading waits for the device.
-  const double value = task_loss.item<double>();
+  const double value = told_loss.item<double>();
   result.aux_loss += aux_loss.item<double>() * weight;
   result.backward_s += watch.lap();
   return value;
@@ -193,7 +197,7 @@ std::string TrainStep::guard(const StepResult& result, const TrainerState& state
 void TrainStep::end_router_step(bool updated) {
   std::vector<moe::Router*> routers;
   std::vector<at::Tensor> requested_LE;
-  for (const auto& [layer, moe] : decoder_.moe_layers()) {
+  for (const auto& [layer, moe] : transformer_.moe_layers()) {
     const at::Tensor requested_E = std::exchange(moe->router().requested_E, at::Tensor());
     if (!updated || !requested_E.defined()) continue;
     routers.push_back(&moe->router());
@@ -201,7 +205,7 @@ void TrainStep::end_router_step(bool updated) {
   }
   if (routers.empty()) return;
   const at::Tensor sum_LE =
-      comm::sum_over(decoder_.config().parallel.world.get(), at::stack(requested_LE));
+      comm::sum_over(transformer_.config().parallel.world.get(), at::stack(requested_LE));
   for (size_t i = 0; i < routers.size(); ++i) {
     routers[i]->on_step_end(sum_LE[static_cast<int64_t>(i)]);
   }

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "locus/data/batch.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
 #include "locus/train/gradient_reducer.h"
@@ -27,8 +27,8 @@ struct StepResult {
 
 class TrainStep {
  public:
-  // `optimizer`: of the decoder's parameters and ranks.
-  TrainStep(model::Decoder& decoder, Optimizer& optimizer, const TrainConfig& config,
+  // `optimizer`: of the transformer's parameters and ranks.
+  TrainStep(model::Transformer& transformer, Optimizer& optimizer, const TrainConfig& config,
             at::Device device);
 
   // `micro_batches`: this rank's; all else is of all ranks together.
@@ -41,7 +41,8 @@ class TrainStep {
  private:
   void sum_over_ranks(StepResult& result) const;
   struct Losses {
-    at::Tensor task, aux;
+    at::Tensor task, aux;  // to minimise
+    at::Tensor told;       // the task's without label smoothing
   };
   Losses forward(const data::Batch& batch, int64_t num_labels, int64_t step);
   double backward(const data::Batch& batch, int64_t num_labels, double weight, int64_t step,
@@ -49,7 +50,7 @@ class TrainStep {
   std::string guard(const StepResult& result, const TrainerState& state) const;
   void end_router_step(bool updated);
 
-  model::Decoder& decoder_;
+  model::Transformer& transformer_;
   Optimizer& optimizer_;
   TrainConfig config_;
   at::Device device_;

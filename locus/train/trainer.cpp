@@ -88,17 +88,17 @@ struct Trainer::Interval {
 Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
     : parts_(parts),
       settings_(std::move(settings)),
-      train_step_(parts_.decoder, parts_.optimizer, settings_.train,
-                  parts_.decoder.output_weight().device()) {}
+      train_step_(parts_.transformer, parts_.optimizer, settings_.train,
+                  parts_.transformer.output_weight().device()) {}
 
 TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
-  parts_.decoder.set_domain_names(parts_.source->domain_names());
+  parts_.transformer.set_domain_names(parts_.source->domain_names());
   start_placement();
   start_expert_moves();
   const TrainConfig& config = settings_.train;
   const Clock::time_point begin = Clock::now();
-  const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
+  const comm::ParallelContext& parallel = parts_.transformer.config().parallel;
   data::PrefetchingLoader loader(parts_.source, config.global_batch_size, config.micro_batch_size,
                                  state_.step, settings_.prefetch,
                                  {.rank = parallel.rank, .num_ranks = parallel.world_size},
@@ -178,7 +178,7 @@ void Trainer::write(const MetricLine& line) const {
 
 void Trainer::evaluate(TrainOutcome& outcome) {
   if (!evaluate_ || outcome.signal != 0) return;
-  comm::note_phase(parts_.decoder.config().parallel.activity, "evaluation");
+  comm::note_phase(parts_.transformer.config().parallel.activity, "evaluation");
   try {
     evaluate_(state_.step);
   } catch (const Interrupted&) {
@@ -241,7 +241,7 @@ void Trainer::set_measured(const moe::RouterStats& stats, double batches, Metric
   }
   if (stats.cluster_sum_ED.defined()) line.set("calinski_harabasz", stats.calinski_harabasz());
   if (stats.cosine_sum_E.empty()) return;
-  const model::DecoderConfig& config = parts_.decoder.config();
+  const model::TransformerConfig& config = parts_.transformer.config();
   const auto bound = [&config](double cosine) {
     if (std::isnan(cosine)) return cosine;
     return moe::capacity_bound(cosine, config.model.hidden_size, config.moe.num_experts);
@@ -256,8 +256,8 @@ void Trainer::set_measured(const moe::RouterStats& stats, double batches, Metric
 
 void Trainer::start_placement() {
   if (!settings_.place_sequences) return;
-  const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
-  const std::string useless = parts_.decoder.moe_layers().empty()
+  const comm::ParallelContext& parallel = parts_.transformer.config().parallel;
+  const std::string useless = parts_.transformer.moe_layers().empty()
                                   ? "the model has no experts"
                                   : Placement::why_useless(parallel, parts_.source->domain_names());
   if (!useless.empty()) {
@@ -272,14 +272,14 @@ void Trainer::start_placement() {
 
 void Trainer::start_expert_moves() {
   if (settings_.place_experts_interval == 0) return;
-  const std::string useless = parts_.decoder.moe_layers().empty()
+  const std::string useless = parts_.transformer.moe_layers().empty()
                                   ? "the model has no experts"
-                                  : ExpertMoves::why_useless(parts_.decoder.config().parallel);
+                                  : ExpertMoves::why_useless(parts_.transformer.config().parallel);
   if (!useless.empty()) {
     log::info("parallel.place_experts_interval has nothing to do: {}", useless);
     return;
   }
-  moves_ = std::make_unique<ExpertMoves>(parts_.decoder, parts_.optimizer,
+  moves_ = std::make_unique<ExpertMoves>(parts_.transformer, parts_.optimizer,
                                          settings_.place_experts_interval,
                                          settings_.log.router_interval);
   moves_->restore(state_.experts);
@@ -289,12 +289,12 @@ void Trainer::start_router_stats(int64_t step) {
   if ((step + 1) % settings_.log.router_interval != 0) {
     // What the first steps cost is not known either.
     if (!experts_per_token_.empty()) return;
-    for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_stats(0);
+    for (const auto& [layer, moe] : parts_.transformer.moe_layers()) moe->start_stats(0);
     return;
   }
   const auto num_domains = static_cast<int64_t>(parts_.source->domain_names().size());
   const bool samples = (step + 1) % settings_.log.domain_interval == 0;
-  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+  for (const auto& [layer, moe] : parts_.transformer.moe_layers()) {
     moe->start_stats(num_domains, /*with_clusters=*/samples);
   }
 }
@@ -302,14 +302,14 @@ void Trainer::start_router_stats(int64_t step) {
 void Trainer::write_router_stats(int64_t step) {
   if (step % settings_.log.router_interval != 0) {
     if (!experts_per_token_.empty()) return;
-    for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+    for (const auto& [layer, moe] : parts_.transformer.moe_layers()) {
       experts_per_token_[layer] = moe->take_stats().experts_per_token();
     }
     return;
   }
   std::map<int64_t, DomainExpert> counts;
   std::map<int64_t, std::vector<int64_t>> own_tokens;
-  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+  for (const auto& [layer, moe] : parts_.transformer.moe_layers()) {
     own_tokens[layer] = moe->own_stats().tokens_per_expert;
     const moe::RouterStats stats = moe->take_stats();
     const auto tokens = static_cast<double>(std::max<int64_t>(stats.num_tokens, 1));
@@ -350,10 +350,10 @@ void Trainer::write_router_stats(int64_t step) {
 void Trainer::bring_together(int64_t step, const std::map<int64_t, DomainExpert>& counts,
                              const std::map<int64_t, std::vector<int64_t>>& own_tokens) {
   if (moves_) {
-    comm::note_phase(parts_.decoder.config().parallel.activity, "moving experts");
+    comm::note_phase(parts_.transformer.config().parallel.activity, "moving experts");
     for (const MetricLine& line : moves_->update(step, own_tokens)) write(line);
   }
-  if (placement_) placement_->update(step, counts, parts_.decoder);
+  if (placement_) placement_->update(step, counts, parts_.transformer);
 }
 
 StepResult Trainer::run_step(const std::vector<data::Batch>& batches, double lr) {
@@ -370,7 +370,7 @@ StepResult Trainer::run_step(const std::vector<data::Batch>& batches, double lr)
 
 // One file of all ranks' spans.
 void Trainer::write_timeline(const Timeline& timeline) const {
-  const comm::ParallelContext& parallel = parts_.decoder.config().parallel;
+  const comm::ParallelContext& parallel = parts_.transformer.config().parallel;
   std::vector<std::vector<TimelineSpan>> spans;
   for (const std::string& text : comm::gather_texts(parallel.world.get(), to_text(timeline))) {
     spans.push_back(spans_of(text));
@@ -383,14 +383,14 @@ void Trainer::write_timeline(const Timeline& timeline) const {
 
 void Trainer::start_exchange_stats(int64_t step) {
   if ((step + 1) % settings_.log.interval != 0) return;
-  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) moe->start_exchange_stats();
+  for (const auto& [layer, moe] : parts_.transformer.moe_layers()) moe->start_exchange_stats();
 }
 
 // Of this one step.
 void Trainer::write_exchange_stats(int64_t step) {
   if (step % settings_.log.interval != 0) return;
-  const comm::ExchangeConfig& exchange = parts_.decoder.config().parallel.exchange;
-  for (const auto& [layer, moe] : parts_.decoder.moe_layers()) {
+  const comm::ExchangeConfig& exchange = parts_.transformer.config().parallel.exchange;
+  for (const auto& [layer, moe] : parts_.transformer.moe_layers()) {
     const std::optional<moe::SummedExchange> sum = moe->take_exchange_stats();
     if (!sum) continue;
     const moe::DirectionStats total = sum->stats.total();
@@ -440,10 +440,10 @@ void Trainer::note_skipped(const StepResult& result) {
 
 void Trainer::save_checkpoint() {
   const Clock::time_point begin = Clock::now();
-  comm::note_phase(parts_.decoder.config().parallel.activity, "checkpoint");
+  comm::note_phase(parts_.transformer.config().parallel.activity, "checkpoint");
   if (placement_) state_.placement = placement_->state();
   if (moves_) state_.experts = moves_->state();
-  parts_.checkpoints.save(parts_.decoder, parts_.optimizer, state_,
+  parts_.checkpoints.save(parts_.transformer, parts_.optimizer, state_,
                           settings_.texts ? settings_.texts() : std::vector<TextFile>());
   write(MetricLine("checkpoint", state_.step)
             .set("path", format("checkpoints/step_{:08}", state_.step))

@@ -25,7 +25,7 @@ namespace locus::train {
 // What the loop works on; all of it outlives the trainer. With several ranks all of them run one,
 // with decoders of the same ParallelContext; `metrics` is rank 0's alone.
 struct TrainerParts {
-  model::Decoder& decoder;
+  model::Transformer& transformer;
   Optimizer& optimizer;
   std::shared_ptr<const data::SampleSource> source;
   MetricsWriter* metrics;  // null: says nothing

@@ -27,16 +27,16 @@ TEST(RunIdentity, OfTheProgramIsTheSameTwice) {
 }
 
 TEST(RunIdentity, SeesEveryWeight) {
-  model::Decoder decoder(test::tiny_decoder_config());
+  model::Transformer transformer(test::tiny_transformer_config());
   for (const bool of_experts : {false, true}) {
-    const std::string before = weights_identity(decoder, of_experts).text;
-    EXPECT_EQ(weights_identity(decoder, of_experts).text, before);
-    for (auto& parameter : decoder.named_parameters()) {
+    const std::string before = weights_identity(transformer, of_experts).text;
+    EXPECT_EQ(weights_identity(transformer, of_experts).text, before);
+    for (auto& parameter : transformer.named_parameters()) {
       const bool is_expert = parameter.key().find(".experts.") != std::string::npos;
       const at::NoGradGuard no_grad;
       const at::Tensor saved = parameter.value().clone();
       parameter.value().view({-1})[-1] += 1;
-      EXPECT_EQ(weights_identity(decoder, of_experts).text != before, is_expert == of_experts)
+      EXPECT_EQ(weights_identity(transformer, of_experts).text != before, is_expert == of_experts)
           << parameter.key();
       parameter.value().copy_(saved);
     }
@@ -47,11 +47,11 @@ TEST(RunIdentity, SeesEveryWeight) {
 TEST(RunIdentity, IsTheSameOnRanksWithTheSameWeights) {
   const comm::ParallelConfig parallel{.expert_model_parallel_size = 2};
   comm::run_thread_ranks(4, parallel, [](const comm::ParallelContext& context) {
-    model::DecoderConfig shape = test::tiny_decoder_config();
+    model::TransformerConfig shape = test::tiny_transformer_config();
     shape.parallel = context;
-    model::Decoder decoder(shape);
-    comm::check_agreement(context.world.get(), "host", {weights_identity(decoder, false)});
-    comm::check_agreement(context.edp.get(), "host", {weights_identity(decoder, true)});
+    model::Transformer transformer(shape);
+    comm::check_agreement(context.world.get(), "host", {weights_identity(transformer, false)});
+    comm::check_agreement(context.edp.get(), "host", {weights_identity(transformer, true)});
   });
 }
 

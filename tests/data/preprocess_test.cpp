@@ -412,7 +412,7 @@ TEST(Prepare, ReportsAllWrongSettingsAtOnce) {
 
 TEST(Prepare, ListsItsFields) {
   PrepareConfig config;
-  EXPECT_EQ(collect_fields(config).size(), 16u);
+  EXPECT_EQ(collect_fields(config).size(), 19u);
 }
 
 TEST(HashSet, FindsWhatWasInserted) {

@@ -10,16 +10,16 @@
 
 #include "locus/base/error.h"
 #include "locus/data/tokenizer.h"
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::eval {
 
 constexpr int64_t kVocabSize = 40;
 
-inline model::DecoderConfig decoder_config(const std::string& router,
-                                           int64_t vocab_size = kVocabSize) {
-  model::DecoderConfig config;
+inline model::TransformerConfig transformer_config(const std::string& router,
+                                                   int64_t vocab_size = kVocabSize) {
+  model::TransformerConfig config;
   config.model.vocab_size = vocab_size;
   config.model.hidden_size = 16;
   config.model.num_hidden_layers = 2;
@@ -71,7 +71,7 @@ class ListTokenizer final : public data::Tokenizer {
   std::string serialized_;
 };
 
-// One piece for each id of decoder_config(): "<1>" and so on.
+// One piece for each id of transformer_config(): "<1>" and so on.
 inline ListTokenizer numbered_tokenizer() {
   std::vector<std::string> pieces;
   for (int64_t id = 1; id < kVocabSize; ++id) pieces.push_back(format("<{}>", id));
@@ -79,13 +79,13 @@ inline ListTokenizer numbered_tokenizer() {
 }
 
 // A model that knows one succession: after token i comes next[i], almost surely.
-inline std::shared_ptr<model::Decoder> chain_model(const std::vector<int32_t>& next) {
+inline std::shared_ptr<model::Transformer> chain_model(const std::vector<int32_t>& next) {
   const auto size = static_cast<int64_t>(next.size());
-  model::DecoderConfig config = decoder_config("dense", size);
+  model::TransformerConfig config = transformer_config("dense", size);
   config.model.hidden_size = (size + 7) / 8 * 8;  // one dimension for each token
-  auto decoder = std::make_shared<model::Decoder>(config);
+  auto transformer = std::make_shared<model::Transformer>(config);
   const at::NoGradGuard no_grad;
-  for (auto& item : decoder->named_parameters()) {
+  for (auto& item : transformer->named_parameters()) {
     const std::string& name = item.key();
     // Attention and feed-forward add nothing: the last token alone decides.
     if (name.find("o_proj") != std::string::npos || name.find("down_proj") != std::string::npos ||
@@ -93,12 +93,12 @@ inline std::shared_ptr<model::Decoder> chain_model(const std::vector<int32_t>& n
       item.value().zero_();
     }
   }
-  auto parameters = decoder->named_parameters();
+  auto parameters = transformer->named_parameters();
   for (int64_t id = 0; id < size; ++id) {
     parameters["embed_tokens"][id][id] = 1;
     parameters["lm_head"][next[static_cast<size_t>(id)]][id] = 20;
   }
-  return decoder;
+  return transformer;
 }
 
 }  // namespace locus::eval

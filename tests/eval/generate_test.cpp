@@ -37,22 +37,22 @@ void expect_same(const GenerationReport& got, const GenerationReport& want) {
 class GenerateWithRouter : public testing::TestWithParam<std::string> {};
 
 TEST_P(GenerateWithRouter, GivesTheSameTokensWithAndWithoutCacheAndInAnyBatch) {
-  model::Decoder decoder(decoder_config(GetParam()));
+  model::Transformer transformer(transformer_config(GetParam()));
   const ListTokenizer tokenizer = numbered_tokenizer();
   const SamplerOptions sampled{
       .temperature = 0.8, .top_k = 12, .top_p = 0.95, .repetition_penalty = 1.2, .seed = 4};
   for (const SamplerOptions& sampler : {SamplerOptions{.temperature = 0}, sampled}) {
     GenerationOptions options{.sampler = sampler, .max_new_tokens = 20};
-    const auto want = generate(decoder, tokenizer, unequal_prompts(), options);
+    const auto want = generate(transformer, tokenizer, unequal_prompts(), options);
     EXPECT_GT(want.generated_tokens, 15);
     options.use_cache = false;
-    expect_same(generate(decoder, tokenizer, unequal_prompts(), options), want);
+    expect_same(generate(transformer, tokenizer, unequal_prompts(), options), want);
     options.batch_size = 1;
-    expect_same(generate(decoder, tokenizer, unequal_prompts(), options), want);
+    expect_same(generate(transformer, tokenizer, unequal_prompts(), options), want);
     options.use_cache = true;
-    expect_same(generate(decoder, tokenizer, unequal_prompts(), options), want);
+    expect_same(generate(transformer, tokenizer, unequal_prompts(), options), want);
     options.batch_size = 3;
-    expect_same(generate(decoder, tokenizer, unequal_prompts(), options), want);
+    expect_same(generate(transformer, tokenizer, unequal_prompts(), options), want);
   }
 }
 
@@ -66,28 +66,29 @@ INSTANTIATE_TEST_SUITE_P(Routers, GenerateWithRouter, testing::ValuesIn(models()
                          [](const auto& case_info) { return case_info.param; });
 
 TEST(Generate, WorksWithLearnedPositions) {
-  model::DecoderConfig config = decoder_config("top_k");
+  model::TransformerConfig config = transformer_config("top_k");
   config.model.position_embedding_type = "learned";
-  model::Decoder decoder(config);
+  model::Transformer transformer(config);
   GenerationOptions options = greedy(20);
-  const auto want = generate(decoder, numbered_tokenizer(), unequal_prompts(), options);
+  const auto want = generate(transformer, numbered_tokenizer(), unequal_prompts(), options);
   options.use_cache = false;
-  expect_same(generate(decoder, numbered_tokenizer(), unequal_prompts(), options), want);
+  expect_same(generate(transformer, numbered_tokenizer(), unequal_prompts(), options), want);
 }
 
 TEST(Generate, TakesTheMostProbableContinuationTokenByToken) {
-  model::Decoder decoder(decoder_config("top_k"));
+  model::Transformer transformer(transformer_config("top_k"));
   const Ids prompt = {3, 1, 4};
-  const Generation got = generate(decoder, numbered_tokenizer(), {{prompt}}, greedy(6)).results[0];
-  decoder.eval();
+  const Generation got =
+      generate(transformer, numbered_tokenizer(), {{prompt}}, greedy(6)).results[0];
+  transformer.eval();
   const at::NoGradGuard no_grad;
   std::vector<int64_t> text(prompt.begin(), prompt.end());
   for (const int32_t id : got.ids) {
-    model::DecoderInput input;
+    model::TransformerInput input;
     input.input_ids_BS = at::tensor(text, at::kLong).unsqueeze(0);
     input.position_ids_BS = at::arange(static_cast<int64_t>(text.size()), at::kLong).unsqueeze(0);
-    const at::Tensor last = decoder.forward(input).hidden_TD[-1];
-    EXPECT_EQ(at::mv(decoder.output_weight(), last).argmax().item<int64_t>(), id);
+    const at::Tensor last = transformer.forward(input).hidden_TD[-1];
+    EXPECT_EQ(at::mv(transformer.output_weight(), last).argmax().item<int64_t>(), id);
     text.push_back(id);
   }
 }
@@ -96,10 +97,10 @@ TEST(Generate, TakesTheMostProbableContinuationTokenByToken) {
 class GenerateChain : public testing::Test {
  protected:
   ListTokenizer tokenizer_{{"a", "\xc3", "\xa9", "E", "ND", "z"}};
-  std::shared_ptr<model::Decoder> decoder_ = chain_model({1, 2, 3, 4, 5, 6, 0});
+  std::shared_ptr<model::Transformer> transformer_ = chain_model({1, 2, 3, 4, 5, 6, 0});
 
   GenerationReport run(const Requests& requests, const GenerationOptions& options) {
-    return generate(*decoder_, tokenizer_, requests, options);
+    return generate(*transformer_, tokenizer_, requests, options);
   }
 };
 
@@ -171,7 +172,7 @@ TEST_F(GenerateChain, CountsTokensOfPromptsAndOfGeneration) {
 TEST_F(GenerateChain, PenalizesRepetitionOverPromptAndGeneratedTokens) {
   {
     const at::NoGradGuard no_grad;
-    auto parameters = decoder_->named_parameters();
+    auto parameters = transformer_->named_parameters();
     parameters["lm_head"][5][1] = 10;  // after 1, the second best to 2
   }
   GenerationOptions options = greedy(1);
@@ -179,10 +180,10 @@ TEST_F(GenerateChain, PenalizesRepetitionOverPromptAndGeneratedTokens) {
   options.sampler.repetition_penalty = 4;
   EXPECT_EQ(run({{{1}}}, options).results[0].ids, (Ids{2}));
   EXPECT_EQ(run({{{2, 1}}}, options).results[0].ids, (Ids{5}));
-  decoder_ = chain_model({1, 1, 0});  // repeats itself, if it may
+  transformer_ = chain_model({1, 1, 0});  // repeats itself, if it may
   {
     const at::NoGradGuard no_grad;
-    decoder_->named_parameters()["lm_head"][2][1] = 10;
+    transformer_->named_parameters()["lm_head"][2][1] = 10;
   }
   tokenizer_ = ListTokenizer({"a", "b"});
   options.max_new_tokens = 2;
@@ -191,7 +192,7 @@ TEST_F(GenerateChain, PenalizesRepetitionOverPromptAndGeneratedTokens) {
 
 TEST_F(GenerateChain, NeverDrawsATokenThatOnlyPadsTheVocabulary) {
   // Token 7 would follow 6, but the tokenizer ends at 6.
-  decoder_ = chain_model({1, 2, 3, 4, 5, 6, 7, 7});
+  transformer_ = chain_model({1, 2, 3, 4, 5, 6, 7, 7});
   const Generation got = run({{{5}}}, greedy(20)).results[0];
   ASSERT_FALSE(got.ids.empty());
   EXPECT_EQ(got.ids[0], 6);
@@ -199,18 +200,18 @@ TEST_F(GenerateChain, NeverDrawsATokenThatOnlyPadsTheVocabulary) {
 }
 
 TEST_F(GenerateChain, RefusesATokenizerThatIsTooLarge) {
-  decoder_ = chain_model({1, 2, 0});
+  transformer_ = chain_model({1, 2, 0});
   const std::string message = error_of<DataError>([&] { run({{{1}}}, greedy(1)); });
   EXPECT_NE(message.find("7 pieces"), std::string::npos) << message;
 }
 
 TEST_F(GenerateChain, LeavesTheModelInItsModeAndStopsAfterASignal) {
-  decoder_->train();
+  transformer_->train();
   GenerationOptions options = greedy(20);
   options.on_text = [](size_t, std::string_view) { set_received_signal(SIGINT); };
   error_of<Interrupted>([&] { run({{{1}}}, options); });
   set_received_signal(0);
-  EXPECT_TRUE(decoder_->is_training());
+  EXPECT_TRUE(transformer_->is_training());
 }
 
 TEST_F(GenerateChain, RefusesImpossibleOptions) {
@@ -224,12 +225,12 @@ TEST_F(GenerateChain, RefusesImpossibleOptions) {
 
 TEST(GenerateContext, EndsWhereTheContextEnds) {
   for (const bool use_cache : {true, false}) {
-    const auto decoder = chain_model({1, 2, 1});  // never ends; 48 positions
+    const auto transformer = chain_model({1, 2, 1});  // never ends; 48 positions
     const ListTokenizer tokenizer({"a", "b"});
     GenerationOptions options = greedy(1000);
     options.use_cache = use_cache;
     const Requests requests = {{Ids(40, 1)}, {Ids(47, 1)}};
-    const auto results = generate(*decoder, tokenizer, requests, options).results;
+    const auto results = generate(*transformer, tokenizer, requests, options).results;
     EXPECT_EQ(results[0].ids.size(), 8u);
     EXPECT_EQ(results[0].reason, FinishReason::kLength);
     EXPECT_EQ(results[1].ids.size(), 1u);
@@ -237,9 +238,9 @@ TEST(GenerateContext, EndsWhereTheContextEnds) {
 }
 
 TEST(GenerateContext, RefusesAPromptThatFillsItAndNamesBothNumbers) {
-  const auto decoder = chain_model({1, 2, 1});
+  const auto transformer = chain_model({1, 2, 1});
   const std::string message = error_of<ConfigError>([&] {
-    generate(*decoder, ListTokenizer({"a", "b"}), {{{1}}, {Ids(48, 1)}}, greedy(1));
+    generate(*transformer, ListTokenizer({"a", "b"}), {{{1}}, {Ids(48, 1)}}, greedy(1));
   });
   EXPECT_NE(message.find("prompt 2 has 48 tokens"), std::string::npos) << message;
   EXPECT_NE(message.find("47"), std::string::npos) << message;

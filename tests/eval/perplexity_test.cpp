@@ -71,23 +71,24 @@ TEST(Score, DerivesItsMeasures) {
 }
 
 TEST_F(EvaluateTest, GivesTheSizeOfTheVocabularyForAUniformModel) {
-  model::Decoder decoder(decoder_config("top_k"));
+  model::Transformer transformer(transformer_config("top_k"));
   {
     const at::NoGradGuard no_grad;
-    decoder.named_parameters()["lm_head"].zero_();
+    transformer.named_parameters()["lm_head"].zero_();
   }
-  EXPECT_NEAR(evaluate(decoder, *source_, bytes_).total.perplexity(), kVocabSize, 1e-4);
+  EXPECT_NEAR(evaluate(transformer, *source_, bytes_).total.perplexity(), kVocabSize, 1e-4);
 }
 
 TEST_F(EvaluateTest, AgreesWithALoopOverPositions) {
-  model::Decoder decoder(decoder_config("top_k"));
-  const Evaluation got = evaluate(decoder, *source_, bytes_, {.batch_size = 3});
+  model::Transformer transformer(transformer_config("top_k"));
+  const Evaluation got = evaluate(transformer, *source_, bytes_, {.batch_size = 3});
 
-  decoder.eval();
+  transformer.eval();
   std::map<int, Score> want;
   const data::Batch all = source_->evaluation_batch(0, source_->num_evaluation_sequences());
-  const auto hidden = decoder.forward(model::to_tensors(all, at::kCPU).input).hidden_TD;
-  const at::Tensor logits = at::mm(hidden, decoder.output_weight().t()).detach().to(at::kDouble);
+  const auto hidden = transformer.forward(model::to_tensors(all, at::kCPU).input).hidden_TD;
+  const at::Tensor logits =
+      at::mm(hidden, transformer.output_weight().t()).detach().to(at::kDouble);
   for (size_t i = 0; i < all.labels.size(); ++i) {
     if (all.labels[i] < 0) continue;
     const double* row = logits[static_cast<int64_t>(i)].const_data_ptr<double>();
@@ -111,8 +112,8 @@ TEST_F(EvaluateTest, AgreesWithALoopOverPositions) {
 }
 
 TEST_F(EvaluateTest, AddsTheDomainsUpToTheTotal) {
-  model::Decoder decoder(decoder_config("switch"));
-  const Evaluation evaluation = evaluate(decoder, *source_, bytes_);
+  model::Transformer transformer(transformer_config("switch"));
+  const Evaluation evaluation = evaluate(transformer, *source_, bytes_);
   Score sum;
   for (const auto& [name, score] : evaluation.by_domain) sum += score;
   EXPECT_NEAR(sum.loss_sum, evaluation.total.loss_sum, 1e-9);
@@ -122,7 +123,7 @@ TEST_F(EvaluateTest, AddsTheDomainsUpToTheTotal) {
 }
 
 TEST_F(EvaluateTest, SpreadsAFewBatchesEvenlyAndTakesTheSameEachTime) {
-  model::Decoder decoder(decoder_config("top_k"));
+  model::Transformer transformer(transformer_config("top_k"));
   const int64_t count = source_->num_evaluation_sequences();
   std::vector<int64_t> seen;
   const EvaluateOptions options{
@@ -130,59 +131,62 @@ TEST_F(EvaluateTest, SpreadsAFewBatchesEvenlyAndTakesTheSameEachTime) {
         EXPECT_EQ(total, 3);
         seen.push_back(done);
       }};
-  const Score some = evaluate(decoder, *source_, bytes_, options).total;
+  const Score some = evaluate(transformer, *source_, bytes_, options).total;
   EXPECT_EQ(seen, (std::vector<int64_t>{1, 2, 3}));
   std::vector<data::Batch> middles;
   for (const int64_t i : {count / 6, count / 2, 5 * count / 6}) {
     middles.push_back(source_->evaluation_batch(i, 1));
   }
-  expect_equal(evaluate(decoder, middles, bytes_).total, some);
-  expect_equal(evaluate(decoder, *source_, bytes_, options).total, some);
-  EXPECT_LT(some.tokens, evaluate(decoder, *source_, bytes_, {.max_batches = 999}).total.tokens);
+  expect_equal(evaluate(transformer, middles, bytes_).total, some);
+  expect_equal(evaluate(transformer, *source_, bytes_, options).total, some);
+  EXPECT_LT(some.tokens,
+            evaluate(transformer, *source_, bytes_, {.max_batches = 999}).total.tokens);
 }
 
 TEST_F(EvaluateTest, LeavesTheModelInItsMode) {
-  model::Decoder decoder(decoder_config("top_k"));
+  model::Transformer transformer(transformer_config("top_k"));
   for (const bool training : {true, false}) {
-    decoder.train(training);
-    evaluate(decoder, *source_, bytes_);
-    EXPECT_EQ(decoder.is_training(), training);
+    transformer.train(training);
+    evaluate(transformer, *source_, bytes_);
+    EXPECT_EQ(transformer.is_training(), training);
   }
 }
 
 TEST_F(EvaluateTest, LooksAheadOnlyWhenAsked) {
-  model::Decoder causal(decoder_config("top_k"));
+  model::Transformer causal(transformer_config("top_k"));
   EXPECT_FALSE(looks_ahead_in_training(causal));
-  model::Decoder decoder(decoder_config("expert_choice"));
-  EXPECT_TRUE(looks_ahead_in_training(decoder));
-  const Score before = evaluate(decoder, *source_, bytes_).total;
-  const Evaluation by_training_rule = evaluate(decoder, *source_, bytes_, {.training_rule = true});
+  model::Transformer transformer(transformer_config("expert_choice"));
+  EXPECT_TRUE(looks_ahead_in_training(transformer));
+  const Score before = evaluate(transformer, *source_, bytes_).total;
+  const Evaluation by_training_rule =
+      evaluate(transformer, *source_, bytes_, {.training_rule = true});
   EXPECT_GE(by_training_rule.rule_agreement, 0);
   EXPECT_LT(by_training_rule.rule_agreement, 1);
-  EXPECT_TRUE(std::isnan(evaluate(decoder, *source_, bytes_).rule_agreement)) << "one rule alone";
+  EXPECT_TRUE(std::isnan(evaluate(transformer, *source_, bytes_).rule_agreement))
+      << "one rule alone";
   const Score leaking = by_training_rule.total;
   EXPECT_NE(leaking.loss_sum, before.loss_sum);
   EXPECT_EQ(leaking.tokens, before.tokens);
-  expect_equal(evaluate(decoder, *source_, bytes_).total, before);
+  expect_equal(evaluate(transformer, *source_, bytes_).total, before);
 }
 
 TEST_F(EvaluateTest, StopsBetweenBatchesAfterASignal) {
-  model::Decoder decoder(decoder_config("top_k"));
+  model::Transformer transformer(transformer_config("top_k"));
   const EvaluateOptions options{.progress = [](int64_t, int64_t) { set_received_signal(SIGTERM); }};
-  error_of<Interrupted>([&] { evaluate(decoder, *source_, bytes_, options); });
+  error_of<Interrupted>([&] { evaluate(transformer, *source_, bytes_, options); });
   set_received_signal(0);
-  EXPECT_TRUE(decoder.is_training());
+  EXPECT_TRUE(transformer.is_training());
 }
 
 TEST_F(EvaluateTest, RefusesDataOfAnotherTokenizer) {
-  model::Decoder decoder(decoder_config("dense", 30));
-  const std::string message = error_of<DataError>([&] { evaluate(decoder, *source_, bytes_); });
+  model::Transformer transformer(transformer_config("dense", 30));
+  const std::string message = error_of<DataError>([&] { evaluate(transformer, *source_, bytes_); });
   EXPECT_NE(message.find("vocabulary ends at 29"), std::string::npos) << message;
 }
 
 TEST_F(EvaluateTest, RefusesDataWithoutAToken) {
-  model::Decoder decoder(decoder_config("dense"));
-  error_of<DataError>([&] { evaluate(decoder, windows({}, 0, 8, 2), bytes_); });
+  model::Transformer transformer(transformer_config("dense"));
+  error_of<DataError>([&] { evaluate(transformer, windows({}, 0, 8, 2), bytes_); });
 }
 
 TEST(Windows, PredictEveryTokenOnceFromTheTokenBeforeIt) {
@@ -217,9 +221,10 @@ TEST(Windows, AreNoLongerThanTheText) {
 TEST(Windows, CountTheBytesOfTheWholeText) {
   const ListTokenizer tokenizer({"a", "bcd", " ", "\xc3\xa9"});
   const std::string text = "a bcda\xc3\xa9 a";
-  model::Decoder decoder(decoder_config("dense"));
+  model::Transformer transformer(transformer_config("dense"));
   const Score score =
-      evaluate(decoder, windows(tokenizer.encode(text), 0, 3, 2), bytes_per_token(tokenizer)).total;
+      evaluate(transformer, windows(tokenizer.encode(text), 0, 3, 2), bytes_per_token(tokenizer))
+          .total;
   EXPECT_EQ(score.tokens, 7);
   EXPECT_EQ(score.bytes, static_cast<int64_t>(text.size()));
 }

@@ -17,13 +17,13 @@ namespace locus::evolve {
 namespace {
 
 struct Grown {
-  std::shared_ptr<model::Decoder> decoder;
+  std::shared_ptr<model::Transformer> transformer;
   std::unique_ptr<train::Optimizer> optimizer;
 };
 
 Grown make(const std::string& router, int64_t num_experts,
            const comm::ParallelContext& parallel = comm::alone()) {
-  model::DecoderConfig shape;
+  model::TransformerConfig shape;
   shape.model.vocab_size = 31;
   shape.model.hidden_size = 32;
   shape.model.num_hidden_layers = 2;
@@ -41,13 +41,13 @@ Grown make(const std::string& router, int64_t num_experts,
   shape.seed = 5;
   shape.parallel = parallel;
   Grown out;
-  out.decoder = std::make_shared<model::Decoder>(shape);
-  out.optimizer = train::make_optimizer({}, train::named_parameters(*out.decoder), parallel);
+  out.transformer = std::make_shared<model::Transformer>(shape);
+  out.optimizer = train::make_optimizer({}, train::named_parameters(*out.transformer), parallel);
   return out;
 }
 
-model::DecoderInput input(uint64_t seed = 1) {
-  model::DecoderInput in;
+model::TransformerInput input(uint64_t seed = 1) {
+  model::TransformerInput in;
   const at::Tensor draw =
       at::rand({2, 12}, at::detail::createCPUGenerator(seed), at::TensorOptions(at::kFloat));
   in.input_ids_BS = (draw * 31).to(at::kLong);
@@ -58,10 +58,10 @@ model::DecoderInput input(uint64_t seed = 1) {
 // So that moments and counts are there.
 void train_a_little(Grown& model, int64_t num_steps = 2) {
   for (int64_t step = 0; step < num_steps; ++step) {
-    const auto out = model.decoder->forward(input(static_cast<uint64_t>(step) + 10));
+    const auto out = model.transformer->forward(input(static_cast<uint64_t>(step) + 10));
     (out.hidden_TD.square().mean() + out.aux_loss).backward();
     model.optimizer->step(1e-2, 1);
-    for (at::Tensor& parameter : model.decoder->parameters()) parameter.mutable_grad().reset();
+    for (at::Tensor& parameter : model.transformer->parameters()) parameter.mutable_grad().reset();
   }
 }
 
@@ -84,9 +84,10 @@ TEST(Spawn, Property11LeavesTheOutputOfADenseGateWhereExpertsAreCopies) {
   Grown one = make("top_k", 0);
   train_a_little(one);
   Grown eight = make("dense_to_sparse", 8);
-  spawn({*one.decoder, one.optimizer.get()}, *eight.decoder, *eight.optimizer, diversified("copy"));
-  const at::Tensor before = one.decoder->forward(input()).hidden_TD;
-  const at::Tensor after = eight.decoder->forward(input()).hidden_TD;
+  spawn({*one.transformer, one.optimizer.get()}, *eight.transformer, *eight.optimizer,
+        diversified("copy"));
+  const at::Tensor before = one.transformer->forward(input()).hidden_TD;
+  const at::Tensor after = eight.transformer->forward(input()).hidden_TD;
   EXPECT_LE((after - before).norm().item<double>() / before.norm().item<double>(), 1e-6);
 }
 
@@ -94,11 +95,11 @@ TEST(Spawn, Property11LeavesTheOutputOfADenseGateWhereExpertsAreCopies) {
 TEST(Spawn, Property11ScalesTheOutputOfSwitchByItsProbability) {
   Grown one = make("top_k", 0);
   Grown eight = make("switch", 8);
-  spawn({*one.decoder, nullptr}, *eight.decoder, *eight.optimizer, diversified("copy"));
-  one.decoder->eval();
-  eight.decoder->eval();
-  const at::Tensor before = one.decoder->forward(input()).hidden_TD;
-  const at::Tensor after = eight.decoder->forward(input()).hidden_TD;
+  spawn({*one.transformer, nullptr}, *eight.transformer, *eight.optimizer, diversified("copy"));
+  one.transformer->eval();
+  eight.transformer->eval();
+  const at::Tensor before = one.transformer->forward(input()).hidden_TD;
+  const at::Tensor after = eight.transformer->forward(input()).hidden_TD;
   EXPECT_GT((after - before).norm().item<double>() / before.norm().item<double>(), 0.01);
 }
 
@@ -106,9 +107,10 @@ TEST(Spawn, Property11TakesTheAskedShareOfWeightsAwayFromEachExpertAnotherWay) {
   Grown one = make("top_k", 0);
   Grown eight = make("switch", 8);
   const double ratio = 0.3;
-  spawn({*one.decoder, nullptr}, *eight.decoder, *eight.optimizer, diversified("mask", ratio));
-  const auto parameters = named(train::named_parameters(*eight.decoder));
-  const at::Tensor old = named(train::named_parameters(*one.decoder)).at(kDense);
+  spawn({*one.transformer, nullptr}, *eight.transformer, *eight.optimizer,
+        diversified("mask", ratio));
+  const auto parameters = named(train::named_parameters(*eight.transformer));
+  const at::Tensor old = named(train::named_parameters(*one.transformer)).at(kDense);
   const at::Tensor up = parameters.at(kUp).detach();
   EXPECT_TRUE(at::equal(up[0], old));  // keep_first
   const auto count = static_cast<double>(old.numel());
@@ -123,16 +125,18 @@ TEST(Spawn, Property11TakesTheAskedShareOfWeightsAwayFromEachExpertAnotherWay) {
   for (int64_t e = 1; e < 8; ++e) EXPECT_TRUE(at::equal(bias[e], bias[0]));
   // The same seed, the same experts.
   Grown again = make("switch", 8);
-  spawn({*one.decoder, nullptr}, *again.decoder, *again.optimizer, diversified("mask", ratio));
-  EXPECT_TRUE(at::equal(named(train::named_parameters(*again.decoder)).at(kUp), up));
+  spawn({*one.transformer, nullptr}, *again.transformer, *again.optimizer,
+        diversified("mask", ratio));
+  EXPECT_TRUE(at::equal(named(train::named_parameters(*again.transformer)).at(kUp), up));
 }
 
 TEST(Spawn, ChangesExpertsInEveryWayThatItKnows) {
   Grown one = make("top_k", 0);
-  const at::Tensor old = named(train::named_parameters(*one.decoder)).at(kDense).detach();
+  const at::Tensor old = named(train::named_parameters(*one.transformer)).at(kDense).detach();
   const auto second = [&](const char* how, Grown& child) {
-    spawn({*one.decoder, nullptr}, *child.decoder, *child.optimizer, diversified(how, 0.25));
-    return named(train::named_parameters(*child.decoder)).at(kUp).detach()[1];
+    spawn({*one.transformer, nullptr}, *child.transformer, *child.optimizer,
+          diversified(how, 0.25));
+    return named(train::named_parameters(*child.transformer)).at(kUp).detach()[1];
   };
   Grown rescaled = make("switch", 4);
   const at::Tensor scaled = second("mask_rescale", rescaled);
@@ -145,7 +149,7 @@ TEST(Spawn, ChangesExpertsInEveryWayThatItKnows) {
 
   Grown renewed = make("switch", 4);
   const at::Tensor fresh =
-      named(train::named_parameters(*renewed.decoder)).at(kUp).detach()[1].clone();
+      named(train::named_parameters(*renewed.transformer)).at(kUp).detach()[1].clone();
   const at::Tensor mixed = second("reinit", renewed);
   const at::Tensor is_new = mixed.ne(old);
   EXPECT_NEAR(is_new.to(at::kFloat).mean().item<double>(), 0.25, 0.03);
@@ -156,15 +160,16 @@ TEST(Spawn, Property12KeepsCopiesEqualWhereNothingTellsThemApart) {
   Grown one = make("top_k", 0);
   train_a_little(one);
   Grown four = make("dense_to_sparse", 4);
-  spawn({*one.decoder, one.optimizer.get()}, *four.decoder, *four.optimizer, diversified("copy"));
-  auto parameters = named(train::named_parameters(*four.decoder));
+  spawn({*one.transformer, one.optimizer.get()}, *four.transformer, *four.optimizer,
+        diversified("copy"));
+  auto parameters = named(train::named_parameters(*four.transformer));
   {
     const at::NoGradGuard no_grad;
     for (auto& [name, parameter] : parameters) {
       if (name.find(".router.") != std::string::npos) parameter.zero_();
     }
   }
-  four.decoder->forward(input()).hidden_TD.square().mean().backward();
+  four.transformer->forward(input()).hidden_TD.square().mean().backward();
   four.optimizer->step(1e-2, 1);
   const at::Tensor up = parameters.at(kUp).detach();
   for (int64_t e = 1; e < 4; ++e) EXPECT_TRUE(at::allclose(up[e], up[0], 1e-6, 1e-7)) << e;
@@ -178,7 +183,7 @@ TEST(Spawn, GivesNewExpertsTheirParentsMomentsOrPartsOfThemOrNone) {
   const auto state_after = [&](const char* policy, Grown& child) {
     EvolveConfig config = diversified("mask");
     config.optimizer_state = policy;
-    spawn({*one.decoder, one.optimizer.get()}, *child.decoder, *child.optimizer, config);
+    spawn({*one.transformer, one.optimizer.get()}, *child.transformer, *child.optimizer, config);
     return named(child.optimizer->state());
   };
   const at::Tensor old_moment = old.at(std::string("exp_avg.") + kDense);
@@ -191,7 +196,8 @@ TEST(Spawn, GivesNewExpertsTheirParentsMomentsOrPartsOfThemOrNone) {
 
   Grown masked = make("switch", 4);
   const auto part = state_after("masked_copy", masked);
-  const at::Tensor gone = named(train::named_parameters(*masked.decoder)).at(kUp).detach()[3].eq(0);
+  const at::Tensor gone =
+      named(train::named_parameters(*masked.transformer)).at(kUp).detach()[3].eq(0);
   EXPECT_GT(gone.sum().item<double>(), 0);
   EXPECT_TRUE(at::equal(part.at(moment)[3], old_moment.masked_fill(gone, 0)));
 
@@ -205,10 +211,10 @@ TEST(Spawn, GrowsFourExpertsIntoEightWithTheirRowsOfTheGate) {
   Grown four = make("dense_to_sparse", 4);
   train_a_little(four);
   Grown eight = make("dense_to_sparse", 8);
-  spawn({*four.decoder, four.optimizer.get()}, *eight.decoder, *eight.optimizer,
+  spawn({*four.transformer, four.optimizer.get()}, *eight.transformer, *eight.optimizer,
         diversified("copy"));
-  const auto old = named(train::named_parameters(*four.decoder));
-  const auto now = named(train::named_parameters(*eight.decoder));
+  const auto old = named(train::named_parameters(*four.transformer));
+  const auto now = named(train::named_parameters(*eight.transformer));
   const std::string gate = "layers.1.moe.router.weight";
   EXPECT_TRUE(at::equal(now.at(gate).slice(0, 0, 4), old.at(gate)));
   EXPECT_FALSE(at::equal(now.at(gate).slice(0, 4, 8), old.at(gate)));
@@ -216,10 +222,10 @@ TEST(Spawn, GrowsFourExpertsIntoEightWithTheirRowsOfTheGate) {
   EXPECT_TRUE(at::equal(now.at(kUp).slice(0, 4, 8), old.at(kUp)));
   EXPECT_TRUE(at::equal(named(eight.optimizer->state()).at("exp_avg." + gate).slice(0, 4, 8),
                         named(four.optimizer->state()).at("exp_avg." + gate)));
-  four.decoder->eval();
-  eight.decoder->eval();
-  const at::Tensor before = four.decoder->forward(input()).hidden_TD;
-  const at::Tensor after = eight.decoder->forward(input()).hidden_TD;
+  four.transformer->eval();
+  eight.transformer->eval();
+  const at::Tensor before = four.transformer->forward(input()).hidden_TD;
+  const at::Tensor after = eight.transformer->forward(input()).hidden_TD;
   EXPECT_LE((after - before).norm().item<double>() / before.norm().item<double>(), 1e-3);
 }
 
@@ -230,20 +236,20 @@ TEST(Spawn, IsTheSameOnAnyLayout) {
   Grown alone = make("switch", 8);
   EvolveConfig config = diversified("mask");
   config.optimizer_state = "masked_copy";
-  spawn({*one.decoder, one.optimizer.get()}, *alone.decoder, *alone.optimizer, config);
-  const auto numbers = train::expert_numbers(*alone.decoder);
+  spawn({*one.transformer, one.optimizer.get()}, *alone.transformer, *alone.optimizer, config);
+  const auto numbers = train::expert_numbers(*alone.transformer);
   const auto expected =
-      named(train::global_state(train::named_parameters(*alone.decoder), numbers));
+      named(train::global_state(train::named_parameters(*alone.transformer), numbers));
   const auto expected_state = named(train::global_state(alone.optimizer->state(), numbers));
   for (const bool zero1 : {false, true}) {
     const comm::ParallelConfig layout{.expert_model_parallel_size = 2,
                                       .use_distributed_optimizer = zero1};
     comm::run_thread_ranks(4, layout, [&](const comm::ParallelContext& context) {
       Grown here = make("switch", 8, context);
-      spawn({*one.decoder, one.optimizer.get()}, *here.decoder, *here.optimizer, config);
-      const auto own = train::expert_numbers(*here.decoder);
+      spawn({*one.transformer, one.optimizer.get()}, *here.transformer, *here.optimizer, config);
+      const auto own = train::expert_numbers(*here.transformer);
       for (const auto& [name, value] :
-           train::global_state(train::named_parameters(*here.decoder), own)) {
+           train::global_state(train::named_parameters(*here.transformer), own)) {
         EXPECT_TRUE(at::equal(value, expected.at(name))) << name;
       }
       if (zero1) {

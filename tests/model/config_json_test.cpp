@@ -21,7 +21,7 @@ namespace {
 using nlohmann::json;
 
 Shape shape_of(const Settings& settings) {
-  return {settings.model, settings.moe, settings.decoder().router_options};
+  return {settings.model, settings.moe, settings.transformer().router_options};
 }
 
 std::string written(const Settings& settings) {

@@ -33,9 +33,9 @@ std::map<std::string, std::string> names_of(const FamilyEntry& family, const Set
 void expect_cover(const FamilyEntry& family, const Settings& settings, const std::string& what,
                   ExpertLayout layout = ExpertLayout::kEach) {
   names_of(family, settings, layout);
-  const auto decoder = make(settings);
+  const auto transformer = make(settings);
   std::map<std::string, at::Tensor> times;
-  for (const auto& item : decoder->named_parameters()) {
+  for (const auto& item : transformer->named_parameters()) {
     times[item.key()] = at::zeros(item.value().sizes(), at::kLong);
   }
   for (const TensorSlice& slice : family.tensors(settings.model, settings.moe, layout)) {
@@ -244,7 +244,7 @@ TEST(Presets, AreAcceptedByTheirRouters) {
     const auto& entry = moe::find_router(settings.moe.router.type);
     EXPECT_TRUE(entry
                     .validate(settings.moe.router, settings.moe.num_experts,
-                              settings.decoder().router_options)
+                              settings.transformer().router_options)
                     .empty())
         << preset.name;
   }

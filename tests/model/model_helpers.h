@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "locus/base/toml.h"
-#include "locus/model/decoder.h"
 #include "locus/model/family.h"
+#include "locus/model/transformer.h"
 
 namespace locus::model {
 
@@ -38,8 +38,8 @@ struct Settings {
     read_toml("test", toml, {}, fields);
   }
 
-  DecoderConfig decoder() const {
-    DecoderConfig config;
+  TransformerConfig transformer() const {
+    TransformerConfig config;
     config.model = model;
     config.moe = moe;
     config.seed = 5;
@@ -108,13 +108,13 @@ inline Settings tiny(const std::string& router, const std::string& toml = "") {
   return settings;
 }
 
-inline std::shared_ptr<Decoder> make(const Settings& settings) {
-  return std::make_shared<Decoder>(settings.decoder());
+inline std::shared_ptr<Transformer> make(const Settings& settings) {
+  return std::make_shared<Transformer>(settings.transformer());
 }
 
-inline int64_t num_parameters(const Decoder& decoder) {
+inline int64_t num_parameters(const Transformer& transformer) {
   int64_t total = 0;
-  for (const at::Tensor& parameter : decoder.parameters()) total += parameter.numel();
+  for (const at::Tensor& parameter : transformer.parameters()) total += parameter.numel();
   return total;
 }
 

@@ -18,9 +18,9 @@ namespace {
 
 using Tensors = std::map<std::string, at::Tensor>;
 
-Tensors tensors_of(Decoder& decoder) {
+Tensors tensors_of(Transformer& transformer) {
   Tensors out;
-  for (const StoredTensor& stored : stored_tensors(decoder)) {
+  for (const StoredTensor& stored : stored_tensors(transformer)) {
     out[stored.name] = stored.value.detach().clone(at::MemoryFormat::Contiguous);
   }
   return out;
@@ -37,24 +37,24 @@ io::SafetensorsFolder stored(const test::TempFolder& folder, const Tensors& tens
   return io::open_safetensors_folder(folder.path());
 }
 
-void expect_loads_as(const Settings& settings, const Tensors& tensors, Decoder& original) {
+void expect_loads_as(const Settings& settings, const Tensors& tensors, Transformer& original) {
   const test::TempFolder folder;
   Settings other = settings;
-  DecoderConfig config = other.decoder();
+  TransformerConfig config = other.transformer();
   config.seed = 77;
-  Decoder decoder(config);
-  load_weights(decoder, stored(folder, tensors));
-  const Tensors left = tensors_of(original), right = tensors_of(decoder);
+  Transformer transformer(config);
+  load_weights(transformer, stored(folder, tensors));
+  const Tensors left = tensors_of(original), right = tensors_of(transformer);
   for (const auto& [name, value] : left) EXPECT_TRUE(at::equal(value, right.at(name))) << name;
 }
 
 std::string refusal(const Settings& settings, const std::function<void(Tensors&)>& change) {
   const test::TempFolder folder;
-  const auto decoder = make(settings);
-  Tensors tensors = tensors_of(*decoder);
+  const auto transformer = make(settings);
+  Tensors tensors = tensors_of(*transformer);
   change(tensors);
   const auto files = stored(folder, tensors);
-  return test::error_of<DataError>([&] { load_weights(*decoder, files); });
+  return test::error_of<DataError>([&] { load_weights(*transformer, files); });
 }
 
 TEST(WeightPlan, KnowsTheShapeOfEveryParameter) {
@@ -88,9 +88,9 @@ shared_expert_gate = true
 TEST(WeightPlan, TakesExpertsThatAreStoredTogether) {
   for (const char* preset : {"mixtral-8x7b", "olmoe-1b-7b", "qwen3-30b-a3b"}) {
     const Settings settings = shrunk(find_preset(preset));
-    const auto decoder = make(settings);
+    const auto transformer = make(settings);
     std::map<std::string, at::Tensor> parameters;
-    for (const auto& item : decoder->named_parameters()) parameters[item.key()] = item.value();
+    for (const auto& item : transformer->named_parameters()) parameters[item.key()] = item.value();
     Tensors fused;
     const FamilyEntry& family = closest_family(settings.model, settings.moe);
     for (const TensorSlice& slice :
@@ -100,27 +100,27 @@ TEST(WeightPlan, TakesExpertsThatAreStoredTogether) {
       fused[slice.name] = value.contiguous();
     }
     ASSERT_TRUE(fused.contains("model.layers.1.mlp.experts.gate_up_proj"));
-    expect_loads_as(settings, fused, *decoder);
+    expect_loads_as(settings, fused, *transformer);
   }
 }
 
 TEST(WeightPlan, TakesOlderFilesOfGpt2) {
   const Settings settings = shrunk(find_preset("gpt2"));
-  const auto decoder = make(settings);
+  const auto transformer = make(settings);
   Tensors bare;
-  for (const auto& [name, value] : tensors_of(*decoder)) {
+  for (const auto& [name, value] : tensors_of(*transformer)) {
     bare[name.substr(std::string("transformer.").size())] = value;
   }
   bare["h.0.attn.bias"] = at::ones({1, 1, 32, 32}, at::kByte);  // the causal mask
-  expect_loads_as(settings, bare, *decoder);
+  expect_loads_as(settings, bare, *transformer);
 }
 
 TEST(WeightPlan, TakesTiedWeightsTwiceIfTheyAreEqual) {
   const Settings settings = shrunk(find_preset("llama-3.2-1b"));
-  const auto decoder = make(settings);
-  Tensors twice = tensors_of(*decoder);
+  const auto transformer = make(settings);
+  Tensors twice = tensors_of(*transformer);
   twice["lm_head.weight"] = twice["model.embed_tokens.weight"].clone();
-  expect_loads_as(settings, twice, *decoder);
+  expect_loads_as(settings, twice, *transformer);
   const std::string text = refusal(settings, [](Tensors& tensors) {
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1;
   });

@@ -103,6 +103,21 @@ TEST_P(AttentionShapes, EqualsLoopsWithPackedDocuments) {
   }
 }
 
+TEST_P(AttentionShapes, OfAnEncoderEqualsLoopsWithAndWithoutAMask) {
+  Attention attention = make(GetParam());
+  const reference::Attention loops = reference_of(attention, GetParam());
+  const at::Tensor x = random_tensor({1, kTokens, kHidden}, 7);
+  for (const size_t row : {0u, 1u}) {
+    AttentionInput input = input_of(GetParam(), {kPositions[row]}, {kDocuments[row]});
+    input.is_causal = false;
+    input.mask_B1SL = document_mask(integers(kDocuments[row]).unsqueeze(0), at::kDouble, false);
+    EXPECT_EQ(input.mask_B1SL.defined(), row == 1);
+    const auto want =
+        reference::attention(loops, matrix_of(x[0]), kPositions[row], kDocuments[row], false);
+    EXPECT_LT(distance(attention.forward(x, input)[0], want), 1e-5) << "row " << row;
+  }
+}
+
 TEST_P(AttentionShapes, EqualsLoopsWithoutAMaskInFloat32) {
   Attention attention = make(GetParam(), at::kFloat);
   const at::Tensor x = random_tensor({1, kTokens, kHidden}, 2, at::kFloat);

@@ -21,8 +21,9 @@ struct Counted {
     return {y, y.square().mean()};
   }
   std::vector<at::Tensor> recomputed(const at::Tensor& x) {
-    return recompute(x,
-                     [this](const at::Tensor& in, bool is_replay) { return run(in, is_replay); });
+    return recompute({x}, [this](const std::vector<at::Tensor>& in, bool is_replay) {
+      return run(in[0], is_replay);
+    });
   }
 };
 
@@ -54,9 +55,9 @@ TEST(Recompute, AddsToTheGradientsOfParametersOncePerPass) {
 TEST(Recompute, KeepsNoGraphOfItsFirstPass) {
   const at::Tensor x = random_leaf({5, 4}, 4);
   bool with_gradients = true;
-  recompute(x, [&](const at::Tensor& in, bool) {
+  recompute({x}, [&](const std::vector<at::Tensor>& in, bool) {
     with_gradients = at::GradMode::is_enabled();
-    return std::vector<at::Tensor>{in * 2};
+    return std::vector<at::Tensor>{in[0] * 2};
   });
   EXPECT_FALSE(with_gradients);
 }
@@ -69,8 +70,9 @@ TEST(Recompute, ChainsAndNests) {
   const auto plain = [&](const at::Tensor& in) { return b.run(a.run(in, false)[0], false); };
   loss_of(plain(x)).backward();
   // The outer function is computed again, and so is the inner one within it.
-  const auto nested =
-      recompute(x2, [&](const at::Tensor& in, bool) { return d.recomputed(c.recomputed(in)[0]); });
+  const auto nested = recompute({x2}, [&](const std::vector<at::Tensor>& in, bool) {
+    return d.recomputed(c.recomputed(in[0])[0]);
+  });
   loss_of(nested).backward();
   EXPECT_TRUE(at::equal(x2.grad(), x.grad()));
   EXPECT_TRUE(at::equal(c.weight.grad(), a.weight.grad()));
@@ -80,8 +82,8 @@ TEST(Recompute, ChainsAndNests) {
 
 TEST(Recompute, LeavesOutputsWithoutGradientAlone) {
   const at::Tensor x = random_leaf({3}, 7);
-  const auto out = recompute(x, [](const at::Tensor& in, bool) {
-    return std::vector<at::Tensor>{in * 2, at::zeros({}, at::kDouble)};
+  const auto out = recompute({x}, [](const std::vector<at::Tensor>& in, bool) {
+    return std::vector<at::Tensor>{in[0] * 2, at::zeros({}, at::kDouble)};
   });
   (out[0].sum() + out[1]).backward();
   EXPECT_TRUE(at::equal(x.grad(), at::full({3}, 2, at::kDouble)));
@@ -96,6 +98,18 @@ TEST(Recompute, TakesOneOutputOfSeveral) {
   EXPECT_TRUE(at::equal(again.weight.grad(), plain.weight.grad()));
 }
 
+TEST(Recompute, GivesGradientsToAllOfItsInputs) {
+  const at::Tensor x = random_leaf({5, 4}, 11), y = random_leaf({5, 4}, 12);
+  const auto product = [](const std::vector<at::Tensor>& in, bool) {
+    return std::vector<at::Tensor>{(in[0] * in[1]).sin()};
+  };
+  // The second one is no leaf: what it was made from gets its gradient once.
+  recompute({x, y * 3}, product)[0].sum().backward();
+  const at::Tensor slope = (x * y * 3).cos().detach() * 3;
+  EXPECT_TRUE(at::allclose(x.grad(), slope * y.detach()));
+  EXPECT_TRUE(at::allclose(y.grad(), slope * x.detach()));
+}
+
 TEST(Recompute, HasTheGradientsOfTheFiniteDifferences) {
   Counted layer;
   const at::Tensor x = random_leaf({5, 4}, 9);
@@ -106,8 +120,9 @@ TEST(Recompute, ForgetsItsClosureWithTheGraph) {
   auto token = std::make_shared<int>(1);
   {
     const at::Tensor x = random_leaf({3}, 10);
-    const auto out = recompute(
-        x, [token](const at::Tensor& in, bool) { return std::vector<at::Tensor>{in * 2}; });
+    const auto out = recompute({x}, [token](const std::vector<at::Tensor>& in, bool) {
+      return std::vector<at::Tensor>{in[0] * 2};
+    });
     EXPECT_GT(token.use_count(), 1);
     out[0].sum().backward();
   }

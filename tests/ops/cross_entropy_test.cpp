@@ -66,6 +66,37 @@ TEST(LinearCrossEntropy, HasTheGradientsOfTheFiniteDifferences) {
       1e-8);
 }
 
+TEST(LinearCrossEntropy, SmoothsLabelsAsTorchDoes) {
+  const std::vector<int64_t> label{3, -1, 0, 10, -100, 5};
+  for (const auto type : {at::kDouble, at::kFloat}) {
+    const at::Tensor hidden = random_leaf({6, 4}, 21, type),
+                     weight = random_leaf({11, 4}, 22, type);
+    const CrossEntropy got = linear_cross_entropy(hidden, weight, integers(label), true, 0.2);
+    got.loss_sum.backward();
+    const at::Tensor hidden2 = random_leaf({6, 4}, 21), weight2 = random_leaf({11, 4}, 22);
+    const at::Tensor want = at::cross_entropy_loss(
+        at::mm(hidden2, weight2.t()), integers(label).masked_fill(integers(label).lt(0), -1), {},
+        at::Reduction::Sum, -1, 0.2);
+    want.backward();
+    const double tolerance = type == at::kDouble ? 1e-12 : 1e-5;
+    EXPECT_LT(distance(got.loss_sum, want), tolerance);
+    EXPECT_LT(distance(hidden.grad(), hidden2.grad()), tolerance);
+    EXPECT_LT(distance(weight.grad(), weight2.grad()), tolerance);
+    const CrossEntropy plain = linear_cross_entropy(hidden, weight, integers(label));
+    EXPECT_TRUE(at::equal(got.loss_T, plain.loss_T)) << "losses are told without it";
+  }
+}
+
+TEST(LinearCrossEntropy, OfFewLabelsIsThatOfTheirTokens) {
+  std::vector<int64_t> label(20, -1);
+  label[3] = 7;
+  label[11] = 0;
+  label[19] = 10;
+  expect_equal_to_reference(random_leaf({20, 4}, 23), random_leaf({11, 4}, 24), label, 1e-12);
+  expect_equal_to_reference(random_leaf({20, 4}, 23, at::kFloat),
+                            random_leaf({11, 4}, 24, at::kFloat), label, 1e-5);
+}
+
 TEST(LinearCrossEntropy, ScalesItsGradientByThatOfTheLoss) {
   const at::Tensor hidden = random_leaf({5, 4}, 7), weight = random_leaf({9, 4}, 8);
   const at::Tensor scale = random_leaf({}, 9);

@@ -55,6 +55,15 @@ TEST(HtmlReport, SaysInPlainHtmlWhatCameOut) {
   EXPECT_NE(page.find("moe.router.top_k"), std::string::npos);
 }
 
+TEST(HtmlReport, SaysWhatKindOfModelItWas) {
+  const SyntheticRun run;
+  RunData data = synthetic(run);
+  data.info.num_encoder_layers = data.info.num_layers;
+  EXPECT_NE(make_html_report({data}).find("An encoder of 9.46 M"), std::string::npos);
+  data.info.num_encoder_layers = 1;
+  EXPECT_NE(make_html_report({data}).find("An encoder-decoder of 9.46 M"), std::string::npos);
+}
+
 TEST(HtmlReport, EscapesAllThatComesFromFiles) {
   const SyntheticRun run;
   RunData data = synthetic(run);

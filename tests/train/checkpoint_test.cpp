@@ -21,14 +21,14 @@ using test::TempFolder;
 
 // A model with an optimiser whose state is not all zeros.
 struct Trained {
-  explicit Trained(const model::DecoderConfig& config)
-      : decoder(config), optimizer(make_optimizer({}, named_parameters(decoder))) {
-    for (auto& [name, parameter] : named_parameters(decoder)) {
+  explicit Trained(const model::TransformerConfig& config)
+      : transformer(config), optimizer(make_optimizer({}, named_parameters(transformer))) {
+    for (auto& [name, parameter] : named_parameters(transformer)) {
       parameter.mutable_grad() = at::full_like(parameter, 0.5).detach();
     }
     optimizer->step(0.01, 1.0);
   }
-  model::Decoder decoder;
+  model::Transformer transformer;
   std::unique_ptr<Optimizer> optimizer;
 };
 
@@ -46,7 +46,7 @@ TrainerState state_at(int64_t step) {
 }
 
 void save(CheckpointWriter& writer, Trained& trained, int64_t step) {
-  writer.save(trained.decoder, *trained.optimizer, state_at(step),
+  writer.save(trained.transformer, *trained.optimizer, state_at(step),
               std::vector<TextFile>{{"config.toml", "# settings\n"},
                                     {"tokenizer.model", "tokenizer bytes"}});
   writer.wait();
@@ -80,7 +80,7 @@ void flip_bit(const fs::path& path, size_t position) {
   std::ofstream(path, std::ios::binary) << content;
 }
 
-void expect_equal_models(model::Decoder& a, model::Decoder& b) {
+void expect_equal_models(model::Transformer& a, model::Transformer& b) {
   const auto left = model::stored_tensors(a);
   const auto right = model::stored_tensors(b);
   ASSERT_EQ(left.size(), right.size());
@@ -93,17 +93,17 @@ void expect_equal_models(model::Decoder& a, model::Decoder& b) {
 TEST(Checkpoint, BringsBackEveryTensorAndTheTrainersState) {
   for (const std::string& router : moe::router_names()) {
     const TempFolder folder;
-    Trained trained(test::tiny_decoder_config(router));
+    Trained trained(test::tiny_transformer_config(router));
     CheckpointWriter writer(folder.path(), {});
     save(writer, trained, 100);
-    auto other = test::tiny_decoder_config(router);
+    auto other = test::tiny_transformer_config(router);
     other.seed = 99;
     Trained loaded(other);
     const CheckpointRef found = resolve_checkpoint(folder.path());
     EXPECT_EQ(found.step, 100);
-    load_model(found, loaded.decoder);
-    load_optimizer(found, *loaded.optimizer, loaded.decoder);
-    expect_equal_models(trained.decoder, loaded.decoder);
+    load_model(found, loaded.transformer);
+    load_optimizer(found, *loaded.optimizer, loaded.transformer);
+    expect_equal_models(trained.transformer, loaded.transformer);
     const NamedTensors left = trained.optimizer->state();
     const NamedTensors right = loaded.optimizer->state();
     for (size_t i = 0; i < left.size(); ++i)
@@ -131,20 +131,20 @@ TEST(Checkpoint, BringsBackEveryTensorAndTheTrainersState) {
 
 TEST(Checkpoint, LargeModelsGoToSeveralFilesWithAnIndex) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointConfig config;
   config.max_shard_bytes = 20000;
   CheckpointWriter writer(folder.path(), config);
   save(writer, trained, 1);
   EXPECT_TRUE(fs::exists(folder.path() / "step_00000001" / "model.safetensors.index.json"));
-  Trained loaded(test::tiny_decoder_config());
-  load_model(resolve_checkpoint(folder.path()), loaded.decoder);
-  expect_equal_models(trained.decoder, loaded.decoder);
+  Trained loaded(test::tiny_transformer_config());
+  load_model(resolve_checkpoint(folder.path()), loaded.transformer);
+  expect_equal_models(trained.transformer, loaded.transformer);
 }
 
 TEST(Checkpoint, KeepsTheLastOnesAndEveryNth) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointConfig config;
   config.keep_last = 2;
   config.keep_every = 30;
@@ -157,7 +157,7 @@ TEST(Checkpoint, KeepsTheLastOnesAndEveryNth) {
 
 TEST(Checkpoint, ADamagedOneIsPassedOverForTheNewestIntactOne) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointConfig config;
   config.keep_last = 0;
   CheckpointWriter writer(folder.path(), config);
@@ -194,59 +194,59 @@ TEST(Checkpoint, WhatAKilledProcessLeftHalfMadeIsNotACheckpointAndIsRemoved) {
 
 TEST(Checkpoint, AResumedRunReplacesTheStepThatItPassesASecondTime) {
   const TempFolder folder;
-  Trained first(test::tiny_decoder_config());
-  auto other = test::tiny_decoder_config();
+  Trained first(test::tiny_transformer_config());
+  auto other = test::tiny_transformer_config();
   other.seed = 99;
   Trained second(other);
   CheckpointWriter writer(folder.path(), {});
   save(writer, first, 10);
   save(writer, second, 10);
-  Trained loaded(test::tiny_decoder_config());
-  load_model(resolve_checkpoint(folder.path()), loaded.decoder);
-  expect_equal_models(second.decoder, loaded.decoder);
+  Trained loaded(test::tiny_transformer_config());
+  load_model(resolve_checkpoint(folder.path()), loaded.transformer);
+  expect_equal_models(second.transformer, loaded.transformer);
 }
 
 TEST(Checkpoint, OfAnotherShapeNamesTheTensorAndBothShapes) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointWriter writer(folder.path(), {});
   save(writer, trained, 10);
-  auto wider = test::tiny_decoder_config();
+  auto wider = test::tiny_transformer_config();
   wider.moe.intermediate_size = 56;
-  model::Decoder decoder(wider);
-  const std::string message =
-      test::error_of<DataError>([&] { load_model(resolve_checkpoint(folder.path()), decoder); });
+  model::Transformer transformer(wider);
+  const std::string message = test::error_of<DataError>(
+      [&] { load_model(resolve_checkpoint(folder.path()), transformer); });
   EXPECT_NE(message.find("experts.0"), std::string::npos) << message;
   EXPECT_NE(message.find("[48, 32]"), std::string::npos) << message;
   EXPECT_NE(message.find("[56, 32]"), std::string::npos) << message;
-  auto fewer = test::tiny_decoder_config();
+  auto fewer = test::tiny_transformer_config();
   fewer.moe.num_experts = 3;
-  model::Decoder small(fewer);
+  model::Transformer small(fewer);
   EXPECT_THROW(load_model(resolve_checkpoint(folder.path()), small), DataError);
 }
 
 TEST(Checkpoint, ANanInAWeightIsRefused) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   {
     const at::NoGradGuard no_grad;
-    named_parameters(trained.decoder)[0].second[3][4] = NAN;
+    named_parameters(trained.transformer)[0].second[3][4] = NAN;
   }
   CheckpointWriter writer(folder.path(), {});
   save(writer, trained, 10);
-  model::Decoder decoder(test::tiny_decoder_config());
-  const std::string message =
-      test::error_of<DataError>([&] { load_model(resolve_checkpoint(folder.path()), decoder); });
+  model::Transformer transformer(test::tiny_transformer_config());
+  const std::string message = test::error_of<DataError>(
+      [&] { load_model(resolve_checkpoint(folder.path()), transformer); });
   EXPECT_NE(message.find("model.embed_tokens.weight holds a NaN"), std::string::npos) << message;
 }
 
 TEST(Checkpoint, AFailedWriteIsReportedAndLeavesTheEarlierOne) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointWriter writer(folder.path(), {});
   save(writer, trained, 10);
   const FileSizeLimit limit(10000);  // what a full disk looks like to a writer
-  writer.save(trained.decoder, *trained.optimizer, state_at(20), {});
+  writer.save(trained.transformer, *trained.optimizer, state_at(20), {});
   EXPECT_THROW(writer.wait(), DataError);
   EXPECT_FALSE(fs::exists(folder.path() / "step_00000020"));
   EXPECT_EQ(newest_intact(folder.path())->step, 10);
@@ -255,12 +255,12 @@ TEST(Checkpoint, AFailedWriteIsReportedAndLeavesTheEarlierOne) {
 
 TEST(Checkpoint, AWriteAfterAFailedOneTriesAgain) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointWriter writer(folder.path(), {});
   {
     const FileSizeLimit limit(10000);
-    writer.save(trained.decoder, *trained.optimizer, state_at(10), {});
-    EXPECT_THROW(writer.save(trained.decoder, *trained.optimizer, state_at(20), {}), DataError);
+    writer.save(trained.transformer, *trained.optimizer, state_at(10), {});
+    EXPECT_THROW(writer.save(trained.transformer, *trained.optimizer, state_at(20), {}), DataError);
   }
   save(writer, trained, 30);  // the disk has room again
   EXPECT_EQ(newest_intact(folder.path())->step, 30);
@@ -268,7 +268,7 @@ TEST(Checkpoint, AWriteAfterAFailedOneTriesAgain) {
 
 TEST(Checkpoint, AManifestThatNamesFilesOutsideItsFolderIsDamaged) {
   const TempFolder folder;
-  Trained trained(test::tiny_decoder_config());
+  Trained trained(test::tiny_transformer_config());
   CheckpointWriter writer(folder.path(), {});
   save(writer, trained, 10);
   const fs::path checkpoint = folder.path() / "step_00000010";

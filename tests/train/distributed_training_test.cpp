@@ -39,9 +39,9 @@ std::shared_ptr<const data::SampleSource> tiny_source(const TempFolder& folder) 
 
 TraceConfig trace_config() {
   TraceConfig config;
-  config.decoder = test::tiny_decoder_config();
-  config.decoder.model.hidden_dropout = 0.1;
-  config.decoder.moe.shared_expert_intermediate_size = 16;
+  config.transformer = test::tiny_transformer_config();
+  config.transformer.model.hidden_dropout = 0.1;
+  config.transformer.moe.shared_expert_intermediate_size = 16;
   config.train.micro_batch_size = 12;
   config.train.global_batch_size = 24;
   return config;
@@ -92,14 +92,14 @@ TEST(DistributedOptimizerLayouts, OfTwoRanksAGroupTrainBitForBitLikeWholeStates)
 struct RankRun {
   RankRun(const comm::ParallelContext& context, uint64_t seed)
       : parallel(context),
-        decoder(config_of(context, seed)),
-        optimizer(make_optimizer({}, named_parameters(decoder), context)),
-        step(decoder, *optimizer, {}, at::kCPU) {
+        transformer(config_of(context, seed)),
+        optimizer(make_optimizer({}, named_parameters(transformer), context)),
+        step(transformer, *optimizer, {}, at::kCPU) {
     at::set_num_threads(1);
   }
 
-  static model::DecoderConfig config_of(const comm::ParallelContext& context, uint64_t seed) {
-    model::DecoderConfig config = test::tiny_decoder_config();
+  static model::TransformerConfig config_of(const comm::ParallelContext& context, uint64_t seed) {
+    model::TransformerConfig config = test::tiny_transformer_config();
     config.seed = seed;
     config.parallel = context;
     return config;
@@ -115,19 +115,19 @@ struct RankRun {
 
   void save(const fs::path& folder) {
     CheckpointWriter writer(folder, {}, parallel);
-    writer.save(decoder, *optimizer, state, {});
+    writer.save(transformer, *optimizer, state, {});
     writer.wait();
   }
 
   void load(const fs::path& folder) {
     const CheckpointRef found = resolve_checkpoint(folder);
-    load_model(found, decoder);
-    load_optimizer(found, *optimizer, decoder);
+    load_model(found, transformer);
+    load_optimizer(found, *optimizer, transformer);
     state = load_trainer_state(found);
   }
 
   comm::ParallelContext parallel;
-  model::Decoder decoder;
+  model::Transformer transformer;
   std::unique_ptr<Optimizer> optimizer;
   TrainStep step;
   TrainerState state;
@@ -143,12 +143,12 @@ TEST(DistributedOptimizerSteps, ASkippedOneLeavesParametersAndStateAlone) {
         2, parallel_config(1, distributed), [&](const comm::ParallelContext& context) {
           RankRun run(context, 7);
           EXPECT_EQ(run.train(*source).skipped, "");
-          const NamedTensors parameters = named_parameters(run.decoder);
+          const NamedTensors parameters = named_parameters(run.transformer);
           NamedTensors before;
           for (const auto& [name, value] : parameters) before.emplace_back(name, value.clone());
           for (const auto& [name, value] : run.optimizer->state())
             before.emplace_back(name, value.clone());
-          const at::Tensor norm = run.decoder.named_parameters()["norm.weight"];
+          const at::Tensor norm = run.transformer.named_parameters()["norm.weight"];
           const unsigned hook = norm.register_hook([&](at::Tensor gradient) {
             gradient = gradient.clone();
             if (context.rank == 1) gradient[31] = NAN;
@@ -238,7 +238,7 @@ TEST(DistributedOptimizerCheckpoints, AResumedRunContinuesBitForBit) {
       }
       for (int i = 0; i < 2; ++i) run->train(*source);
       const std::lock_guard lock(mutex);
-      for (const auto& [name, value] : named_parameters(run->decoder))
+      for (const auto& [name, value] : named_parameters(run->transformer))
         out.emplace(format("{} of rank {}", name, context.rank), value.detach());
     });
     return out;
@@ -268,12 +268,12 @@ TEST(DistributedOptimizerCheckpoints, OfAnotherShapeNameTheTensorAndBothShapes) 
   const TempFolder scratch;
   RankRun run(comm::alone(), 7);
   run.save(scratch.path());
-  auto wider = test::tiny_decoder_config();
+  auto wider = test::tiny_transformer_config();
   wider.moe.intermediate_size = 56;
-  model::Decoder decoder(wider);
-  const auto optimizer = make_optimizer({}, named_parameters(decoder));
+  model::Transformer transformer(wider);
+  const auto optimizer = make_optimizer({}, named_parameters(transformer));
   const std::string message = test::error_of<DataError>(
-      [&] { load_optimizer(resolve_checkpoint(scratch.path()), *optimizer, decoder); });
+      [&] { load_optimizer(resolve_checkpoint(scratch.path()), *optimizer, transformer); });
   EXPECT_NE(message.find("the optimiser needs"), std::string::npos) << message;
   EXPECT_NE(message.find("[112, 32]"), std::string::npos) << message;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <numeric>
+#include <optional>
 
 #include "locus/base/error.h"
 #include "locus/base/toml.h"
@@ -27,14 +28,14 @@ std::shared_ptr<const data::SampleSource> tiny_source(const test::TempFolder& fo
 // Everything random or limited that a router and a model have, two micro-batches a step.
 TraceConfig hard_config(const std::string& router) {
   TraceConfig config;
-  config.decoder = test::tiny_decoder_config(router);
-  config.decoder.model.hidden_dropout = 0.1;
-  config.decoder.moe.router.capacity_factor = 1.0;
-  config.decoder.moe.router.z_loss_coeff = router == "hash" ? 0.0 : 0.001;
-  config.decoder.moe.shared_expert_intermediate_size = 16;
+  config.transformer = test::tiny_transformer_config(router);
+  config.transformer.model.hidden_dropout = 0.1;
+  config.transformer.moe.router.capacity_factor = 1.0;
+  config.transformer.moe.router.z_loss_coeff = router == "hash" ? 0.0 : 0.001;
+  config.transformer.moe.shared_expert_intermediate_size = 16;
   if (router == "locmoe") {
-    config.decoder.moe.shared_expert_scope = "unclaimed";
-    for (const Field& field : config.decoder.router_options.fields()) {
+    config.transformer.moe.shared_expert_scope = "unclaimed";
+    for (const Field& field : config.transformer.router_options.fields()) {
       if (field.path == "noise_std") *std::get<double*>(field.value) = 0.1;
       if (field.path == "bias_update_rate") *std::get<double*>(field.value) = 0.05;
       if (field.path == "output_weight") *std::get<std::string*>(field.value) = "straight_through";
@@ -63,7 +64,7 @@ TEST_P(EveryLayout, TrainsTheSameModelAsOneRank) {
   const test::TempFolder folder;
   const auto source = tiny_source(folder);
   TraceConfig config = hard_config(router);
-  config.decoder.moe.router.aux_loss_scope = scope;
+  config.transformer.moe.router.aux_loss_scope = scope;
   const auto expected = trace_layout(parse_layout("1"), config, source);
   const auto found = trace_layout(parse_layout(layout), config, source);
   const TraceDifference difference = compare_traces(expected, found, 1e-9);
@@ -94,6 +95,45 @@ INSTANTIATE_TEST_SUITE_P(Scopes, EveryLayout,
                                           testing::Values("sequence", "global_batch")),
                          [](const auto& one) { return std::get<2>(one.param); });
 
+// An encoder, whose sequences have different numbers of masked tokens, and an encoder-decoder.
+class KindsOfModels
+    : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {};
+
+TEST_P(KindsOfModels, TrainTheSameModelAsOneRank) {
+  const auto& [router, layout, kind] = GetParam();
+  const bool is_encoder = kind == "encoder";
+  const test::TempFolder folder;
+  std::optional<data::Masking> masking;
+  if (is_encoder) {
+    masking = {.share = 0.15,
+               .mask_id = 1,
+               .eod_id = test::kTinyEod,
+               .vocab_size = test::kTinyVocabulary,
+               .begins_word = {}};
+  }
+  const auto source = std::make_shared<const data::SampleSource>(
+      std::vector{test::make_tiny_dataset(folder.path(), 4000, 1, /*has_pairs=*/!is_encoder)},
+      std::vector<double>{}, test::tiny_data_config(), 3, masking);
+  TraceConfig config = hard_config(router);
+  config.transformer.model.num_hidden_layers = is_encoder ? 2 : 4;
+  config.transformer.model.num_encoder_layers = 2;
+  config.transformer.moe.layer_freq = 2;
+  config.train.label_smoothing = 0.1;
+  const auto expected = trace_layout(parse_layout("1"), config, source);
+  const TraceDifference difference =
+      compare_traces(expected, trace_layout(parse_layout(layout), config, source), 1e-9);
+  EXPECT_EQ(difference.step, 0) << "step " << difference.step << ", " << difference.what << ": "
+                                << difference.relative;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, KindsOfModels,
+    testing::Combine(testing::Values("switch", "base_layer", "dense_to_sparse", "locmoe_plus"),
+                     testing::Values("ep4", "ep2dp2:dedup:zero1", "ep4:hierarchical:chunks2",
+                                     "ep4:placed:moved"),
+                     testing::Values("encoder", "encoder_decoder")),
+    name_of);
+
 // Sequences and experts change ranks at every step; domains own experts where the router heeds
 // them.
 class PlacedSequences : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
@@ -103,10 +143,10 @@ TEST_P(PlacedSequences, TrainTheSameModelWhereverTheyAre) {
   const test::TempFolder folder;
   const auto source = tiny_source(folder);
   TraceConfig config = hard_config(router);
-  config.decoder.moe.router.drop_policy = drop_policy;
+  config.transformer.moe.router.drop_policy = drop_policy;
   if (!moe::find_router(router)
-           .validate(config.decoder.moe.router, config.decoder.moe.num_experts,
-                     config.decoder.router_options)
+           .validate(config.transformer.moe.router, config.transformer.moe.num_experts,
+                     config.transformer.router_options)
            .empty()) {
     GTEST_SKIP() << router << " chooses by score alone";
   }
@@ -114,9 +154,9 @@ TEST_P(PlacedSequences, TrainTheSameModelWhereverTheyAre) {
   config.train.global_batch_size = 16;
   config.num_steps = config.train.max_steps = 4;
   if (moe::find_router(router).heeds_domain_groups) {
-    config.decoder.moe.domain_groups = {"left = 0-1", "right = 2-3"};
-    config.decoder.domain_token_counts =
-        data::token_counts(*source, {"left", "right"}, config.decoder.model.vocab_size);
+    config.transformer.moe.domain_groups = {"left = 0-1", "right = 2-3"};
+    config.transformer.domain_token_counts =
+        data::token_counts(*source, {"left", "right"}, config.transformer.model.vocab_size);
   }
   const auto expected = trace_layout(parse_layout("1"), config, source);
   for (const char* layout :
@@ -147,11 +187,11 @@ TEST(Layouts, AgreeOnTheCapacityOfEachPolicy) {
   for (const char* policy : {"bound", "target_drop"}) {
     for (const bool recompute : {false, true}) {
       TraceConfig config = hard_config("locmoe");
-      config.decoder.moe.router.top_k = 1;
-      config.decoder.moe.router.capacity_factor = 0;
-      config.decoder.recompute = recompute;
+      config.transformer.moe.router.top_k = 1;
+      config.transformer.moe.router.capacity_factor = 0;
+      config.transformer.recompute = recompute;
       read_toml("test", format("capacity_policy = \"{}\"\ntarget_drop_share = 0.2\n", policy), {},
-                config.decoder.router_options.fields());
+                config.transformer.router_options.fields());
       const auto expected = trace_layout(parse_layout("1"), config, source);
       for (const char* layout : {"dp2", "ep4:placed:moved", "dp2:moved"}) {
         const TraceDifference difference =
@@ -173,8 +213,8 @@ TEST(Layouts, AgreeWhereExpertsHaveNoRows) {
       std::vector{test::make_tiny_dataset(folder.path(), 4000)}, std::vector<double>{}, data, 3);
   for (const std::string& kernel : moe::expert_kernel_names()) {
     TraceConfig config;
-    config.decoder = test::tiny_decoder_config("switch");
-    config.decoder.moe.experts = kernel;
+    config.transformer = test::tiny_transformer_config("switch");
+    config.transformer.moe.experts = kernel;
     config.train.micro_batch_size = config.train.global_batch_size = 4;
     const auto expected = trace_layout(parse_layout("1"), config, source);
     const TraceDifference difference =
@@ -188,7 +228,7 @@ TEST(Layouts, AgreeWithRecomputationAndFloat32) {
   const test::TempFolder folder;
   const auto source = tiny_source(folder);
   TraceConfig config = hard_config("top_k");
-  config.decoder.recompute = true;
+  config.transformer.recompute = true;
   config.float64 = false;
   const auto expected = trace_layout(parse_layout("1"), config, source);
   for (const char* layout : {"ep2dp2", "ep4:hierarchical:chunks2", "ep4:dedup"}) {
@@ -220,7 +260,7 @@ TEST_F(PlantedFault, NoneIsFoundWhereThereIsNone) { EXPECT_EQ(first_difference({
 
 TEST_F(PlantedFault, AWrongCombineWeightIsSeenInTheLoss) {
   TraceHooks hooks;
-  hooks.shape = [](model::DecoderConfig& shape) {
+  hooks.shape = [](model::TransformerConfig& shape) {
     read_toml("fault", "routed_scaling_factor = 1.01", {}, shape.router_options.fields());
   };
   EXPECT_EQ(first_difference(hooks), "loss");
@@ -228,9 +268,9 @@ TEST_F(PlantedFault, AWrongCombineWeightIsSeenInTheLoss) {
 
 TEST_F(PlantedFault, AnExpertsGradientWithoutItsFactorIsNamed) {
   TraceHooks hooks;
-  hooks.model = [](const comm::ParallelContext& context, model::Decoder& decoder) {
+  hooks.model = [](const comm::ParallelContext& context, model::Transformer& transformer) {
     if (context.rank != 3) return;
-    at::Tensor weight = decoder.named_parameters()["layers.1.moe.experts.down_proj"];
+    at::Tensor weight = transformer.named_parameters()["layers.1.moe.experts.down_proj"];
     weight.register_hook([](at::Tensor gradient) {
       gradient = gradient.clone();
       gradient[0].mul_(0.5);
@@ -253,15 +293,17 @@ TEST_F(PlantedFault, DropoutThatIsTheSameOnAllRanksIsSeenInTheLoss) {
 
 TEST_F(PlantedFault, ABalanceLossOfEachRankAloneIsSeen) {
   TraceHooks hooks;
-  hooks.shape = [](model::DecoderConfig& shape) { shape.moe.router.aux_loss_scope = "sequence"; };
+  hooks.shape = [](model::TransformerConfig& shape) {
+    shape.moe.router.aux_loss_scope = "sequence";
+  };
   EXPECT_EQ(first_difference(hooks), "router loss");
 }
 
 TEST_F(PlantedFault, ARankWhoseWeightsDriftOffIsNamed) {
   TraceHooks hooks;
-  hooks.model = [](const comm::ParallelContext& context, model::Decoder& decoder) {
+  hooks.model = [](const comm::ParallelContext& context, model::Transformer& transformer) {
     const at::NoGradGuard no_grad;
-    if (context.rank == 1) decoder.named_parameters()["norm.weight"].mul_(1 + 1e-3);
+    if (context.rank == 1) transformer.named_parameters()["norm.weight"].mul_(1 + 1e-3);
   };
   EXPECT_EQ(first_difference(hooks, "dp2"), "loss");
 }

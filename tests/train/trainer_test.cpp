@@ -23,10 +23,10 @@ using test::TempFolder;
 // A whole small run in one folder; build a second one in the same folder to resume.
 class TinyRun {
  public:
-  TinyRun(const TempFolder& folder, const model::DecoderConfig& config, TrainerSettings settings,
-          int64_t num_tokens = 6000)
-      : decoder(config),
-        optimizer(make_optimizer({}, named_parameters(decoder))),
+  TinyRun(const TempFolder& folder, const model::TransformerConfig& config,
+          TrainerSettings settings, int64_t num_tokens = 6000)
+      : transformer(config),
+        optimizer(make_optimizer({}, named_parameters(transformer))),
         folder_(folder.path()) {
     log::set_level(log::Level::kOff);
     settings.lr_schedule.lr = settings.lr_schedule.min_lr = 5e-3;
@@ -43,19 +43,19 @@ class TinyRun {
     TrainerState state;
     std::optional<int64_t> resumed;
     if (const auto found = newest_intact(folder_ / "checkpoints")) {
-      load_model(*found, decoder);
-      load_optimizer(*found, *optimizer, decoder);
+      load_model(*found, transformer);
+      load_optimizer(*found, *optimizer, transformer);
       state = load_trainer_state(*found);
       resumed = state.step;
     }
     MetricsWriter metrics(folder_, resumed, false);
     CheckpointWriter checkpoints(folder_ / "checkpoints", settings_.checkpoint);
-    Trainer trainer({decoder, *optimizer, source_, &metrics, checkpoints}, settings_);
+    Trainer trainer({transformer, *optimizer, source_, &metrics, checkpoints}, settings_);
     if (on_evaluation) trainer.on_evaluation(on_evaluation);
     return trainer.run(state);
   }
 
-  model::Decoder decoder;
+  model::Transformer transformer;
   std::unique_ptr<Optimizer> optimizer;
   std::function<void(int64_t)> on_evaluation;
 
@@ -78,8 +78,8 @@ TrainerSettings settings_of(int64_t max_steps) {
 }
 
 // Dropout and jitter on: a resumed run must draw what the undisturbed one draws.
-model::DecoderConfig noisy_config(const std::string& router) {
-  auto config = test::tiny_decoder_config(router);
+model::TransformerConfig noisy_config(const std::string& router) {
+  auto config = test::tiny_transformer_config(router);
   config.model.hidden_dropout = 0.1;
   config.model.embedding_dropout = 0.1;
   if (router != "hash") config.moe.router.capacity_factor = 1.25;
@@ -118,8 +118,8 @@ TEST_P(EveryRouter, ResumesBitForBitAsIfUndisturbed) {
   const TrainOutcome finished = resumed.run();
   EXPECT_EQ(finished.state.step, 12);
   EXPECT_EQ(finished.state.tokens, undisturbed.state.tokens);
-  const auto left = model::stored_tensors(whole.decoder);
-  const auto right = model::stored_tensors(resumed.decoder);
+  const auto left = model::stored_tensors(whole.transformer);
+  const auto right = model::stored_tensors(resumed.transformer);
   for (size_t i = 0; i < left.size(); ++i) {
     EXPECT_TRUE(at::equal(left[i].value, right[i].value)) << left[i].name;
   }
@@ -148,14 +148,14 @@ data::Batch sixty_four_sequences() {
 }
 
 TEST_P(EveryRouter, MemorisesSixtyFourSequences) {
-  auto config = test::tiny_decoder_config(GetParam());
+  auto config = test::tiny_transformer_config(GetParam());
   config.model.hidden_size = 64;
   if (GetParam() == "expert_choice") config.moe.router.capacity_factor = 2.0;
-  model::Decoder decoder(config);
+  model::Transformer transformer(config);
   OptimizerConfig optimizer_config;
   optimizer_config.weight_decay = 0.0;
-  const auto optimizer = make_optimizer(optimizer_config, named_parameters(decoder));
-  TrainStep step(decoder, *optimizer, {}, at::kCPU);
+  const auto optimizer = make_optimizer(optimizer_config, named_parameters(transformer));
+  TrainStep step(transformer, *optimizer, {}, at::kCPU);
   TrainerState state;
   const std::vector<data::Batch> batches{sixty_four_sequences()};
   double loss = 0;
@@ -171,12 +171,12 @@ TEST(TrainStep, MicroBatchesAddUpToTheGradientOfTheGlobalBatch) {
   const TempFolder folder;
   const auto dataset = test::make_tiny_dataset(folder.path(), 4000);
   const data::SampleSource source({dataset}, {}, test::tiny_data_config(), 3);
-  auto config = test::tiny_decoder_config();
+  auto config = test::tiny_transformer_config();
   config.moe.router.aux_loss_coeff = 0;
   const auto norm_with = [&](int64_t micro_batch_size) {
-    model::Decoder decoder(config);
-    const auto optimizer = make_optimizer({}, named_parameters(decoder));
-    TrainStep step(decoder, *optimizer, {}, at::kCPU);
+    model::Transformer transformer(config);
+    const auto optimizer = make_optimizer({}, named_parameters(transformer));
+    TrainStep step(transformer, *optimizer, {}, at::kCPU);
     std::vector<data::Batch> batches;
     for (int64_t first = 0; first < 8; first += micro_batch_size) {
       batches.push_back(source.training_batch(first, micro_batch_size));
@@ -193,15 +193,15 @@ TEST(TrainStep, MicroBatchesAddUpToTheGradientOfTheGlobalBatch) {
   }
 }
 
-void poison(model::Decoder& decoder) {
+void poison(model::Transformer& transformer) {
   const at::NoGradGuard no_grad;
-  named_parameters(decoder)[0].second.fill_(NAN);
+  named_parameters(transformer)[0].second.fill_(NAN);
 }
 
 TEST(Trainer, GivesUpAfterTheAllowedNumberOfSkippedStepsAndNamesTheBatches) {
   const TempFolder folder;
-  TinyRun run(folder, test::tiny_decoder_config(), settings_of(20));
-  poison(run.decoder);
+  TinyRun run(folder, test::tiny_transformer_config(), settings_of(20));
+  poison(run.transformer);
   const std::string message = test::error_of<DivergedError>([&] { run.run(); });
   EXPECT_NE(message.find("3 steps in a row"), std::string::npos) << message;
   std::ifstream metrics(folder.path() / "metrics.jsonl");
@@ -220,34 +220,34 @@ TEST(TrainStep, ASkippedStepLeavesTheParametersAlone) {
   const TempFolder folder;
   const auto dataset = test::make_tiny_dataset(folder.path(), 4000);
   const data::SampleSource source({dataset}, {}, test::tiny_data_config(), 3);
-  model::Decoder decoder(test::tiny_decoder_config());
-  const auto optimizer = make_optimizer({}, named_parameters(decoder));
+  model::Transformer transformer(test::tiny_transformer_config());
+  const auto optimizer = make_optimizer({}, named_parameters(transformer));
   TrainConfig config;
   config.loss_spike_factor = 2.0;
-  TrainStep step(decoder, *optimizer, config, at::kCPU);
+  TrainStep step(transformer, *optimizer, config, at::kCPU);
   TrainerState state{.loss_mean = 0.5, .loss_mean_steps = 10};
-  const auto before = named_parameters(decoder)[0].second.detach().clone();
+  const auto before = named_parameters(transformer)[0].second.detach().clone();
   const StepResult result = step.run({source.training_batch(0, 4)}, 0.1, state);
   EXPECT_NE(result.skipped.find("over 2 times its running mean"), std::string::npos)
       << result.skipped;
   EXPECT_EQ(state.skipped_steps, 1);
   EXPECT_EQ(state.skipped_in_row, 1);
   EXPECT_EQ(state.loss_mean, 0.5);
-  EXPECT_TRUE(at::equal(before, named_parameters(decoder)[0].second));
+  EXPECT_TRUE(at::equal(before, named_parameters(transformer)[0].second));
   state.loss_mean = 5.0;
   EXPECT_EQ(step.run({source.training_batch(0, 4)}, 0.1, state).skipped, "");
   EXPECT_EQ(state.skipped_in_row, 0);
-  EXPECT_FALSE(at::equal(before, named_parameters(decoder)[0].second));
+  EXPECT_FALSE(at::equal(before, named_parameters(transformer)[0].second));
 }
 
 TEST(Trainer, Bfloat16FollowsTheFloat32LossWithFloat32Weights) {
   const auto loss_with = [](at::ScalarType type) {
     const TempFolder folder;
-    auto config = test::tiny_decoder_config();
+    auto config = test::tiny_transformer_config();
     config.compute_type = type;
     TinyRun run(folder, config, settings_of(40));
     const double loss = run.run().loss;
-    for (const auto& [name, parameter] : named_parameters(run.decoder)) {
+    for (const auto& [name, parameter] : named_parameters(run.transformer)) {
       EXPECT_EQ(parameter.scalar_type(), at::kFloat) << name;
     }
     return loss;
@@ -264,7 +264,7 @@ TEST(Trainer, RecomputationChangesNoWeight) {
     TinyRun run(folder, config, settings_of(5));
     run.run();
     std::vector<at::Tensor> out;
-    for (const auto& stored : model::stored_tensors(run.decoder))
+    for (const auto& stored : model::stored_tensors(run.transformer))
       out.push_back(stored.value.clone());
     return out;
   };

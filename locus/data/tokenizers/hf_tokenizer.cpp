@@ -18,6 +18,7 @@ class HfTokenizer final : public Tokenizer {
       : name_(name),
         files_(std::move(files)),
         eod_id_(find_eos(files_, parts, name)),
+        unk_id_(parts.bpe.unk_id),
         normalizer_(std::move(parts.normalizer)),
         pre_tokenizer_(std::move(parts.pre_tokenizer)),
         decoder_(std::move(parts.decoder)),
@@ -72,6 +73,13 @@ class HfTokenizer final : public Tokenizer {
 
   int64_t vocab_size() const override { return static_cast<int64_t>(tokens_.size()); }
   int32_t eod_id() const override { return eod_id_; }
+  int32_t mask_id() const override {
+    for (const char* name : {"<mask>", "[MASK]"}) {
+      const auto found = std::find(tokens_.begin(), tokens_.end(), name);
+      if (found != tokens_.end()) return static_cast<int32_t>(found - tokens_.begin());
+    }
+    return unk_id_;
+  }
   const std::string& serialized() const override { return files_.front().content; }
   std::string file_name() const override { return files_.front().name; }
   std::vector<TokenizerFile> source_files() const override { return files_; }
@@ -139,6 +147,7 @@ class HfTokenizer final : public Tokenizer {
   const std::string name_;
   const std::vector<TokenizerFile> files_;
   const int32_t eod_id_;
+  const int32_t unk_id_;  // -1: none
   const HfNormalizer normalizer_;
   const HfPreTokenizer pre_tokenizer_;
   const HfDecoder decoder_;

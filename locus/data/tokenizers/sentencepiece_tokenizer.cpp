@@ -78,6 +78,12 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   int64_t vocab_size() const override { return processor_.GetPieceSize(); }
   int32_t eod_id() const override { return eod_id_; }
+  int32_t mask_id() const override {
+    for (const char* name : {"<mask>", "[MASK]"}) {
+      if (const int id = processor_.PieceToId(name); id != processor_.unk_id()) return id;
+    }
+    return processor_.unk_id();
+  }
   const std::string& serialized() const override { return serialized_; }
 
   bool is_divisible() const override { return encoder_ != nullptr && encoder_->is_divisible(); }

@@ -1,7 +1,7 @@
 // DeepSeekMoE (Dai et al., 2024): fine-grained experts beside shared ones, first layer dense.
 
-#include "locus/model/decoder.h"
 #include "locus/model/llama_names.h"
+#include "locus/model/transformer.h"
 
 namespace locus::model {
 namespace {

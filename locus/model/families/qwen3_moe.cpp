@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "locus/model/decoder.h"
 #include "locus/model/llama_names.h"
+#include "locus/model/transformer.h"
 
 namespace locus::model {
 namespace {

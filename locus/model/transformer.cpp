@@ -1,4 +1,4 @@
-#include "locus/model/decoder.h"
+#include "locus/model/transformer.h"
 
 #include <ATen/ATen.h>
 
@@ -10,23 +10,10 @@
 #include "locus/base/error.h"
 #include "locus/base/random.h"
 #include "locus/moe/domain_groups.h"
-#include "locus/nn/recompute.h"
 #include "locus/ops/keyed_random.h"
 
 namespace locus::model {
 namespace {
-
-nn::AttentionConfig attention_config(const ModelConfig& model) {
-  return {.hidden_size = model.hidden_size,
-          .num_heads = model.num_attention_heads,
-          .num_key_value_heads = model.kv_heads(),
-          .head_dim = model.head_size(),
-          .qkv_bias = model.attention_bias,
-          .output_bias = model.attention_output_bias,
-          .qk_norm = model.qk_norm,
-          .norm_type = nn::parse_norm(model.norm_type),
-          .norm_eps = model.norm_eps};
-}
 
 nn::RopeConfig rope_config(const ModelConfig& model) {
   return {.head_dim = model.head_size(),
@@ -38,11 +25,6 @@ nn::RopeConfig rope_config(const ModelConfig& model) {
           .original_context = model.rope_original_max_position_embeddings};
 }
 
-std::shared_ptr<nn::Norm> make_norm(const ModelConfig& model) {
-  return std::make_shared<nn::Norm>(nn::parse_norm(model.norm_type), model.hidden_size,
-                                    model.norm_eps);
-}
-
 // Scores of new token i of row b against cache place j: allowed where j <= lengths[b] + i.
 at::Tensor cache_mask(const at::Tensor& position_BS, int64_t used, at::ScalarType type) {
   const at::Tensor place_L = at::arange(used, position_BS.options());
@@ -52,32 +34,16 @@ at::Tensor cache_mask(const at::Tensor& position_BS, int64_t used, at::ScalarTyp
       .unsqueeze(1);
 }
 
-// Of this rank's expert-parallel group; empty: this rank is alone in it.
-std::vector<int64_t> node_of_expert(const DecoderConfig& config) {
-  std::vector<int64_t> nodes;
-  const std::vector<int64_t>& node_of_rank = config.parallel.ep_node_of;
-  const int64_t experts_per_rank = config.moe.num_experts / config.parallel.ep_size;
-  for (const int64_t node : node_of_rank) {
-    nodes.insert(nodes.end(), static_cast<size_t>(experts_per_rank), node);
-  }
-  return nodes;
-}
-
-int64_t own_node(const comm::ParallelContext& parallel) {
-  if (parallel.ep_node_of.empty()) return 0;
-  return parallel.ep_node_of[static_cast<size_t>(parallel.ep_rank)];
-}
-
 }  // namespace
 
-moe::MoeLayer& Decoder::moe_layer(int64_t number) const {
+moe::MoeLayer& Transformer::moe_layer(int64_t number) const {
   const auto found = std::find_if(moe_layers_.begin(), moe_layers_.end(),
                                   [number](const auto& entry) { return entry.first == number; });
   LOCUS_CHECK(found != moe_layers_.end(), "layer {} has no experts", number);
   return *found->second;
 }
 
-std::vector<int64_t> Decoder::held_experts(std::string_view name) const {
+std::vector<int64_t> Transformer::held_experts(std::string_view name) const {
   constexpr std::string_view kLayers = "layers.";
   const size_t begin = name.find(kLayers);
   int64_t number = -1;
@@ -90,107 +56,7 @@ std::vector<int64_t> Decoder::held_experts(std::string_view name) const {
   return {};
 }
 
-bool is_moe_layer(const moe::MoeConfig& config, int64_t index) {
-  if (config.num_experts == 0) return false;
-  if (!config.layers.empty()) {
-    return std::find(config.layers.begin(), config.layers.end(), index) != config.layers.end();
-  }
-  return (index + 1) % config.layer_freq == 0;
-}
-
-// Attention and feed-forward with their norms; pre-norm residual blocks.
-class DecoderLayer : public torch::nn::Module {
- public:
-  DecoderLayer(const DecoderConfig& config, int64_t index)
-      : model_(config.model), seed_(config.seed), index_(index), recompute_(config.recompute) {
-    const ops::Activation activation = ops::parse_activation(model_.hidden_act);
-    input_norm_ = register_module("input_layernorm", make_norm(model_));
-    attention_ =
-        register_module("self_attn", std::make_shared<nn::Attention>(attention_config(model_)));
-    post_norm_ = register_module("post_attention_layernorm", make_norm(model_));
-    if (is_moe_layer(config.moe, index)) {
-      const moe::RouterContext context{.layer = index,
-                                       .hidden_size = model_.hidden_size,
-                                       .num_experts = config.moe.num_experts,
-                                       .vocab_size = model_.vocab_size,
-                                       .seed = config.seed,
-                                       .init_std = model_.initializer_range,
-                                       .token_frequency = config.token_frequency,
-                                       .pool = moe::TokenPool(config.parallel.world),
-                                       .node_of_expert = node_of_expert(config),
-                                       .node = own_node(config.parallel),
-                                       .allowed_GE = moe::allowed_experts(config.moe),
-                                       .first_step = config.first_step};
-      moe_ = register_module(
-          "moe", std::make_shared<moe::MoeLayer>(config.moe, context, config.router_options,
-                                                 activation, model_.mlp_bias, config.parallel));
-    } else {
-      mlp_ = register_module(
-          "mlp", std::make_shared<nn::FeedForward>(model_.hidden_size, model_.intermediate_size,
-                                                   activation, model_.mlp_bias));
-    }
-  }
-
-  struct Output {
-    at::Tensor x_BSD;
-    at::Tensor aux_loss;  // undefined in dense layers
-  };
-
-  Output forward(const at::Tensor& x_BSD, const nn::AttentionInput& attention,
-                 const moe::TokenContext& tokens, nn::KvCache* cache) {
-    if (!recompute_ || !at::GradMode::is_enabled())
-      return compute(x_BSD, attention, tokens, cache, nullptr).first;
-    // The routing of the first pass is kept: the second pass must not choose differently.
-    auto routing = std::make_shared<moe::Assignment>();
-    auto out = nn::recompute(
-        x_BSD, [this, attention, tokens, routing](const at::Tensor& x, bool is_replay) {
-          auto [output, assignment] =
-              compute(x, attention, tokens, nullptr, is_replay ? routing.get() : nullptr);
-          if (!is_replay) *routing = assignment;
-          return output.aux_loss.defined() ? std::vector<at::Tensor>{output.x_BSD, output.aux_loss}
-                                           : std::vector<at::Tensor>{output.x_BSD};
-        });
-    return {out[0], out.size() > 1 ? out[1] : at::Tensor()};
-  }
-
-  const std::shared_ptr<moe::MoeLayer>& moe_layer() const { return moe_; }
-
- private:
-  std::pair<Output, moe::Assignment> compute(const at::Tensor& x_BSD,
-                                             const nn::AttentionInput& attention,
-                                             const moe::TokenContext& tokens, nn::KvCache* cache,
-                                             const moe::Assignment* replay) {
-    const at::Tensor mixed = attention_->forward(input_norm_->forward(x_BSD), attention, cache);
-    const at::Tensor h_BSD = x_BSD + dropout(mixed, "attention", tokens);
-    const at::Tensor normed_TD = post_norm_->forward(h_BSD).flatten(0, 1);
-    if (mlp_)
-      return {{h_BSD + dropout(mlp_->forward(normed_TD).view_as(h_BSD), "mlp", tokens), {}}, {}};
-    const moe::MoeOutput out = moe_->forward(normed_TD, tokens, replay);
-    return {{h_BSD + dropout(out.y_TD.view_as(h_BSD), "mlp", tokens), out.aux_loss},
-            out.assignment};
-  }
-
-  at::Tensor dropout(const at::Tensor& x_BSD, std::string_view stream,
-                     const moe::TokenContext& tokens) const {
-    if (!is_training() || model_.hidden_dropout == 0.0) return x_BSD;
-    const uint64_t key = random_key({seed_, static_cast<uint64_t>(tokens.step),
-                                     static_cast<uint64_t>(index_), name_key(stream)});
-    return ops::keyed_dropout(x_BSD.flatten(0, 1), model_.hidden_dropout, key,
-                              tokens.global_index_T)
-        .view_as(x_BSD);
-  }
-
-  ModelConfig model_;
-  uint64_t seed_;
-  int64_t index_;
-  bool recompute_;
-  std::shared_ptr<nn::Norm> input_norm_, post_norm_;
-  std::shared_ptr<nn::Attention> attention_;
-  std::shared_ptr<nn::FeedForward> mlp_;  // one of the two
-  std::shared_ptr<moe::MoeLayer> moe_;
-};
-
-Decoder::Decoder(const DecoderConfig& config) : config_(config) {
+Transformer::Transformer(const TransformerConfig& config) : config_(config) {
   const ModelConfig& model = config_.model;
   embed_tokens_ =
       register_parameter("embed_tokens", at::empty({model.vocab_size, model.hidden_size}));
@@ -201,8 +67,11 @@ Decoder::Decoder(const DecoderConfig& config) : config_(config) {
   auto stack = register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     layers_.push_back(
-        stack->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config_, i)));
+        stack->register_module(std::to_string(i), std::make_shared<TransformerLayer>(config_, i)));
     if (layers_.back()->moe_layer()) moe_layers_.emplace_back(i, layers_.back()->moe_layer());
+  }
+  if (model.is_encoder_decoder()) {
+    encoder_norm_ = register_module("encoder_norm", make_norm(model));
   }
   norm_ = register_module("norm", make_norm(model));
   if (!model.tie_word_embeddings) {
@@ -221,7 +90,7 @@ Decoder::Decoder(const DecoderConfig& config) : config_(config) {
   initialize();
 }
 
-void Decoder::set_domain_names(const std::vector<std::string>& names) {
+void Transformer::set_domain_names(const std::vector<std::string>& names) {
   domain_names_ = names;
   std::vector<int64_t> group;
   for (const std::string& name : names) {
@@ -232,7 +101,7 @@ void Decoder::set_domain_names(const std::vector<std::string>& names) {
   group_of_name_ = at::tensor(group, at::kLong);
 }
 
-std::vector<std::string> Decoder::without_group(const std::vector<std::string>& names) const {
+std::vector<std::string> Transformer::without_group(const std::vector<std::string>& names) const {
   std::vector<std::string> missing;
   for (const std::string& name : names) {
     const auto found = std::find(group_domains_.begin(), group_domains_.end(), name);
@@ -242,7 +111,7 @@ std::vector<std::string> Decoder::without_group(const std::vector<std::string>& 
 }
 
 // int64 [T].
-at::Tensor Decoder::domain_groups(const DecoderInput& input) const {
+at::Tensor Transformer::domain_groups(const TransformerInput& input) const {
   if (!domain_model_) return {};
   const at::Tensor& ids_BS = input.input_ids_BS;
   if (!input.domain_ids_BS.defined() || domain_names_.empty()) {
@@ -261,7 +130,7 @@ at::Tensor Decoder::domain_groups(const DecoderInput& input) const {
 
 // Each parameter by a generator of its own, keyed by its name (and expert): the same start under
 // every layout and whatever else the model holds.
-void Decoder::initialize() {
+void Transformer::initialize() {
   const at::NoGradGuard no_grad;
   const double std = config_.model.initializer_range;
   const double residual_std =
@@ -289,7 +158,7 @@ void Decoder::initialize() {
   }
 }
 
-at::Tensor Decoder::embed(const DecoderInput& input, const at::Tensor& global_index_T) {
+at::Tensor Transformer::embed(const TransformerInput& input, const at::Tensor& global_index_T) {
   at::Tensor x_BSD = at::embedding(embed_tokens_, input.input_ids_BS);
   if (embed_positions_.defined())
     x_BSD = x_BSD + at::embedding(embed_positions_, input.position_ids_BS);
@@ -303,13 +172,14 @@ at::Tensor Decoder::embed(const DecoderInput& input, const at::Tensor& global_in
   return embed_tokens_.scalar_type() == at::kDouble ? x_BSD : x_BSD.to(config_.compute_type);
 }
 
-DecoderOutput Decoder::forward(const DecoderInput& input) {
+Transformer::Stream Transformer::enter(const TransformerInput& input, bool is_causal) {
   const int64_t batch = input.input_ids_BS.size(0);
   const int64_t length = input.input_ids_BS.size(1);
   const at::TensorOptions integers = input.input_ids_BS.options();
   const at::Tensor sequence_B =
       input.sequence_index_B.defined() ? input.sequence_index_B : at::arange(batch, integers);
-  moe::TokenContext tokens;
+  Stream stream;
+  moe::TokenContext& tokens = stream.input.tokens;
   tokens.id_T = input.input_ids_BS.flatten();
   tokens.domain_T = input.domain_ids_BS.defined() ? input.domain_ids_BS.flatten()
                                                   : at::full({batch * length}, -1, integers);
@@ -320,25 +190,83 @@ DecoderOutput Decoder::forward(const DecoderInput& input) {
   tokens.num_sequences = batch;
   tokens.step = input.step;
 
-  at::Tensor x_BSD = embed(input, tokens.global_index_T);
-  nn::AttentionInput attention;
+  stream.x_BSD = embed(input, tokens.global_index_T);
+  nn::AttentionInput& attention = stream.input.attention;
+  attention.is_causal = is_causal;
   if (config_.model.position_embedding_type == "rope") {
     attention.rope = nn::rope_table(input.position_ids_BS, rope_config(config_.model));
   }
   if (input.document_ids_BS.defined()) {
-    attention.mask_B1SL = nn::document_mask(input.document_ids_BS, x_BSD.scalar_type());
+    attention.mask_B1SL =
+        nn::document_mask(input.document_ids_BS, stream.x_BSD.scalar_type(), is_causal);
   }
-  at::Tensor aux_loss = at::zeros({}, x_BSD.options().dtype(at::kFloat));
-  for (const auto& layer : layers_) {
-    const DecoderLayer::Output out = layer->forward(x_BSD, attention, tokens, nullptr);
-    x_BSD = out.x_BSD;
-    if (out.aux_loss.defined()) aux_loss = aux_loss + out.aux_loss;
-  }
-  return {norm_->forward(x_BSD).flatten(0, 1), aux_loss};
+  stream.aux_loss = at::zeros({}, stream.x_BSD.options().dtype(at::kFloat));
+  return stream;
 }
 
-DecoderCache Decoder::make_cache(int64_t batch_size, int64_t capacity) const {
-  DecoderCache cache;
+void Transformer::run_layers(int64_t begin, int64_t end, Stream& stream) {
+  for (int64_t i = begin; i < end; ++i) {
+    const TransformerLayer::Output out =
+        layers_[static_cast<size_t>(i)]->forward(stream.x_BSD, stream.input, nullptr);
+    stream.x_BSD = out.x_BSD;
+    if (out.aux_loss.defined()) stream.aux_loss = stream.aux_loss + out.aux_loss;
+  }
+}
+
+// The other text through the encoder of an encoder-decoder.
+Transformer::Stream Transformer::encode(const TransformerInput& input) {
+  LOCUS_CHECK(input.source_ids_BL.defined(), "an encoder-decoder without a text to encode");
+  TransformerInput source;
+  source.input_ids_BS = input.source_ids_BL;
+  source.position_ids_BS = input.source_position_ids_BL;
+  source.document_ids_BS = input.source_document_ids_BL;
+  source.sequence_index_B = input.sequence_index_B;
+  source.is_placed = input.is_placed;
+  source.step = input.step;
+  Stream stream = enter(source, /*is_causal=*/false);
+  run_layers(0, config_.model.num_encoder_layers, stream);
+  stream.x_BSD = encoder_norm_->forward(stream.x_BSD);
+  return stream;
+}
+
+TransformerOutput Transformer::forward(const TransformerInput& input) {
+  const ModelConfig& model = config_.model;
+  if (!model.is_encoder_decoder()) {
+    Stream stream = enter(input, /*is_causal=*/model.is_decoder());
+    run_layers(0, model.num_hidden_layers, stream);
+    return {norm_->forward(stream.x_BSD).flatten(0, 1), stream.aux_loss};
+  }
+  const Stream source = encode(input);
+  Stream stream = enter(input, /*is_causal=*/true);
+  stream.input.memory_BLD = source.x_BSD;
+  if (input.document_ids_BS.defined()) {
+    stream.input.memory_mask_B1SL = nn::pair_mask(
+        input.document_ids_BS, input.source_document_ids_BL, stream.x_BSD.scalar_type());
+  }
+  run_layers(model.num_encoder_layers, model.num_hidden_layers, stream);
+  return {norm_->forward(stream.x_BSD).flatten(0, 1), source.aux_loss + stream.aux_loss};
+}
+
+void TransformerCache::select(const std::vector<int64_t>& rows) {
+  const at::Tensor row = at::tensor(rows, at::kLong).to(layers.front().self.key_BGLC.device());
+  const auto take = [&row](at::Tensor& tensor) {
+    if (tensor.defined()) tensor = tensor.index_select(0, row);
+  };
+  for (LayerCache& layer : layers) {
+    for (nn::KvCache* cache : {&layer.self, &layer.memory}) {
+      take(cache->key_BGLC);
+      take(cache->value_BGLC);
+    }
+  }
+  take(domain_evidence_BLG);
+  take(memory_mask_B11L);
+  std::vector<int64_t> taken;
+  for (const int64_t from : rows) taken.push_back(lengths[static_cast<size_t>(from)]);
+  lengths = std::move(taken);
+}
+
+TransformerCache Transformer::make_cache(int64_t batch_size, int64_t capacity) const {
+  TransformerCache cache;
   cache.capacity = capacity;
   cache.lengths.assign(static_cast<size_t>(batch_size), 0);
   if (domain_model_) cache.domain_evidence_BLG = domain_model_->no_evidence(batch_size, capacity);
@@ -346,17 +274,39 @@ DecoderCache Decoder::make_cache(int64_t batch_size, int64_t capacity) const {
       embed_tokens_.scalar_type() == at::kDouble ? at::kDouble : config_.compute_type;
   const std::vector<int64_t> shape{batch_size, config_.model.kv_heads(), capacity,
                                    config_.model.head_size()};
-  for (size_t i = 0; i < layers_.size(); ++i) {
+  const int64_t first = config_.model.is_encoder_decoder() ? config_.model.num_encoder_layers : 0;
+  for (int64_t i = first; i < config_.model.num_hidden_layers; ++i) {
     // Zeros, not garbage: a masked NaN is still NaN.
-    cache.layers.push_back(
-        {at::zeros(shape, embed_tokens_.options().dtype(type).requires_grad(false)),
-         at::zeros(shape, embed_tokens_.options().dtype(type).requires_grad(false))});
+    const at::TensorOptions options = embed_tokens_.options().dtype(type).requires_grad(false);
+    cache.layers.emplace_back().self = {at::zeros(shape, options), at::zeros(shape, options)};
   }
   return cache;
 }
 
-at::Tensor Decoder::forward_cached(const at::Tensor& input_ids_BS, DecoderCache& cache,
-                                   const std::vector<int64_t>& num_new) {
+TransformerCache Transformer::make_cache(const at::Tensor& source_ids_BL,
+                                         const std::vector<int64_t>& lengths, int64_t capacity) {
+  const at::NoGradGuard no_grad;
+  const at::TensorOptions integers = source_ids_BL.options();
+  const at::Tensor position_L = at::arange(source_ids_BL.size(1), integers);
+  const at::Tensor is_padding_BL =
+      position_L.unsqueeze(0).ge(at::tensor(lengths, integers).unsqueeze(1));
+  TransformerInput input;
+  input.source_ids_BL = source_ids_BL;
+  input.source_position_ids_BL = position_L.expand_as(source_ids_BL);
+  input.source_document_ids_BL = is_padding_BL.to(at::kLong);  // the padding is another document
+  const Stream source = encode(input);
+  TransformerCache cache = make_cache(source_ids_BL.size(0), capacity);
+  for (size_t i = 0; i < cache.layers.size(); ++i) {
+    TransformerLayer& layer = *layers_[layers_.size() - cache.layers.size() + i];
+    cache.layers[i].memory = layer.read_memory(source.x_BSD);
+  }
+  cache.memory_mask_B11L =
+      nn::additive_mask(is_padding_BL.logical_not().unsqueeze(1), source.x_BSD.scalar_type());
+  return cache;
+}
+
+at::Tensor Transformer::forward_cached(const at::Tensor& input_ids_BS, TransformerCache& cache,
+                                       const std::vector<int64_t>& num_new) {
   const at::NoGradGuard no_grad;
   const int64_t length = input_ids_BS.size(1);
   const int64_t longest = *std::max_element(cache.lengths.begin(), cache.lengths.end());
@@ -364,7 +314,7 @@ at::Tensor Decoder::forward_cached(const at::Tensor& input_ids_BS, DecoderCache&
               length, cache.capacity);
   const at::TensorOptions integers = input_ids_BS.options();
   const at::Tensor start_B = at::tensor(cache.lengths, integers);
-  DecoderInput input;
+  TransformerInput input;
   input.input_ids_BS = input_ids_BS;
   input.position_ids_BS = start_B.unsqueeze(1) + at::arange(length, integers);
   moe::TokenContext tokens;
@@ -378,14 +328,18 @@ at::Tensor Decoder::forward_cached(const at::Tensor& input_ids_BS, DecoderCache&
   tokens.num_sequences = input_ids_BS.size(0);
 
   at::Tensor x_BSD = embed(input, tokens.global_index_T);
-  nn::AttentionInput attention;
+  LayerInput layer_input;
+  layer_input.tokens = tokens;
+  layer_input.memory_mask_B1SL = cache.memory_mask_B11L;
+  nn::AttentionInput& attention = layer_input.attention;
   attention.cache_lengths = cache.lengths;
   attention.mask_B1SL = cache_mask(input.position_ids_BS, longest + length, x_BSD.scalar_type());
   if (config_.model.position_embedding_type == "rope") {
     attention.rope = nn::rope_table(input.position_ids_BS, rope_config(config_.model));
   }
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    x_BSD = layers_[i]->forward(x_BSD, attention, tokens, &cache.layers[i]).x_BSD;
+  for (size_t i = 0; i < cache.layers.size(); ++i) {
+    TransformerLayer& layer = *layers_[layers_.size() - cache.layers.size() + i];
+    x_BSD = layer.forward(x_BSD, layer_input, &cache.layers[i]).x_BSD;
   }
   for (size_t b = 0; b < cache.lengths.size(); ++b) cache.lengths[b] += num_new[b];
   return norm_->forward(x_BSD).flatten(0, 1);

@@ -1,0 +1,92 @@
+// `locus translate`: texts through an encoder-decoder, and how well it does.
+
+#include <iostream>
+#include <ostream>
+
+#include "locus/app/commands.h"
+#include "locus/app/session.h"
+#include "locus/base/error.h"
+#include "locus/base/file.h"
+#include "locus/base/log.h"
+#include "locus/base/progress.h"
+#include "locus/base/signals.h"
+#include "locus/data/pair_reader.h"
+#include "locus/eval/beam_search.h"
+#include "locus/eval/bleu.h"
+
+namespace locus::app {
+namespace {
+
+std::vector<std::string> lines_of_file(const std::string& path) {
+  std::vector<std::string> lines;
+  data::LineReader reader(path);
+  for (std::string line; reader.next(&line);) lines.push_back(line);
+  return lines;
+}
+
+std::vector<std::string> read_lines(const std::string& path) {
+  if (!path.empty()) return lines_of_file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(std::cin, line);) lines.push_back(line);
+  return lines;
+}
+
+std::string bleu_text(const eval::Bleu& bleu) {
+  return format(
+      "BLEU {:.2f} ({:.1f}/{:.1f}/{:.1f}/{:.1f}, brevity penalty {:.3f}, {} tokens, reference {})",
+      bleu.score, bleu.precisions[0], bleu.precisions[1], bleu.precisions[2], bleu.precisions[3],
+      bleu.brevity_penalty, bleu.hypothesis_length, bleu.reference_length);
+}
+
+}  // namespace
+
+void translate(const TranslateOptions& options, std::ostream& out) {
+  const std::vector<std::string> texts = read_lines(options.input);
+  if (texts.empty())
+    throw DataError("{}: holds no text", options.input.empty() ? "standard input" : options.input);
+  std::vector<std::string> references;
+  if (!options.reference.empty()) {
+    references = lines_of_file(options.reference);
+    if (references.size() != texts.size()) {
+      throw DataError("{}: has {} lines for {} texts", options.reference, references.size(),
+                      texts.size());
+    }
+  }
+  watch_signals();  // not before: a signal has to end the waiting for input
+  LoadedModel loaded = load_model(options.checkpoint, options.dtype, options.num_threads);
+  if (!loaded.config.model.is_encoder_decoder()) {
+    throw ConfigError("{}: is {}; an encoder-decoder translates", options.checkpoint,
+                      loaded.config.model.is_encoder() ? "an encoder" : "a decoder");
+  }
+  std::vector<std::vector<int32_t>> ids;
+  for (const std::string& text : texts) ids.push_back(loaded.tokenizer->encode(text));
+  ProgressBar bar("translating", static_cast<int64_t>(texts.size()));
+  const auto translations =
+      eval::beam_search(*loaded.transformer, loaded.tokenizer->eod_id(), ids,
+                        {.num_beams = options.num_beams,
+                         .length_penalty = options.length_penalty,
+                         .batch_size = options.batch_size,
+                         .progress = [&bar](int64_t done, int64_t) { bar.update(done, "texts"); }});
+  bar.finish();
+  std::vector<std::string> found;
+  std::string lines;
+  for (const eval::Translation& one : translations) {
+    found.push_back(loaded.tokenizer->decode(one.ids));
+    lines += found.back();
+    lines += "\n";
+  }
+  if (options.output.empty()) {
+    out << lines;
+  } else {
+    write_file_atomic(options.output, lines);
+  }
+  if (references.empty()) return;
+  const std::string told = bleu_text(eval::corpus_bleu(found, references));
+  if (options.output.empty()) {
+    log::info("{}", told);  // standard output holds the translations
+  } else {
+    out << told << "\n";
+  }
+}
+
+}  // namespace locus::app
