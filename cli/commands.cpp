@@ -332,7 +332,7 @@ constexpr CommandEntry kCommands[] = {
      R"(Examples:
   locus prepare --output data/books books/
   locus prepare --output data/mixed --vocab-size 16384 code=src/ web=web.jsonl
-  locus prepare --output data/pairs --pairs train.en train.de --valid-pairs valid.en,valid.de
+  locus prepare --output data/pairs --pairs train.en train.de
 )",
      add_prepare, false},
     {"train", "train the model that a settings file describes",
@@ -392,8 +392,8 @@ constexpr CommandEntry kCommands[] = {
      "Translates texts, one a line, by beam search with an encoder-decoder that was trained on "
      "pairs. With the wanted translations, tells corpus BLEU as the package sacrebleu has it.",
      R"(Examples:
-  locus translate --checkpoint runs/translation --input test.en --output test.out --reference test.de
-  echo "A dog runs." | locus translate --checkpoint runs/translation
+  locus translate --checkpoint runs/x --input test.en --reference test.de
+  echo "A dog runs." | locus translate --checkpoint runs/x
 )",
      add_translate, true},
     {"import", "take over a model from Hugging Face's format",

@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks import bench  # noqa: E402: the tree first
 from benchmarks.cluster.measured import Measurements, Skipped, require_cluster  # noqa: E402
 from benchmarks.learning import chart  # noqa: E402
-from benchmarks.learning.runs import Trainings  # noqa: E402
+from benchmarks.learning.runs import Records, Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
 from benchmarks.locality.variants import (ALONE, FRONTIER, GATES, LOCMOE_BOUND, LOCMOE_ONE_LEVEL, LOCMOE_PLUS,
                                           LOCMOE_PLUS_AT_FIRST, MAIN, SHIFTED_SHARE, SWITCH)  # noqa: E402
@@ -177,7 +177,23 @@ class Experiment:
         rows = steps.byte_rows(measured, found, link, MAIN) + steps.memory_rows(measured, found, link, MAIN)
         for one in rates:
             rows += steps.rows(measured, found, one, MAIN, rates)
+            self.draw_losses(one, found)
         return rows + steps.best_row(measured, found, rates)
+
+    def draw_losses(self, link: str, found: dict) -> None:
+        """Of one seed over the time that they take on the cluster, as far as they have been trained."""
+        records = Records(learning.RECORDS)
+        lines = {}
+        for variant in MAIN:
+            record = records.find(learning.run_of(variant, self.arguments.seeds[0], self.arguments.steps))
+            if record is None:
+                return
+            minutes = steps.median_step(found[link, variant.name]) / 60
+            name = variant.name if variant.name != "locmoe_plus" else "~locmoe_plus, as fast as at its end"
+            lines[name] = [(step * minutes, loss) for step, loss in record["curve"] if step > self.arguments.steps // 5]
+        (bench.ROOT / "docs" / "images" / f"locality_time_{link}.svg").write_text(
+            chart.lines(f"Validation loss over time on the cluster, links ({link})", "minutes", "nats per token", lines),
+            encoding="utf-8")
 
     def alone(self) -> list[dict]:
         measured, found, rates = self.measure("alone", (SWITCH, *ALONE), ["b"])

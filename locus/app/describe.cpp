@@ -119,7 +119,7 @@ std::string describe_model(const RunConfig& config, int64_t num_ranks) {
   if (count.shared_experts > 0) out += row("shared experts", number(count.shared_experts));
   out += row("routers, norms",
              number(count.routers + count.router_tables) + ", " + number(count.norms));
-  const double forward = model::forward_flops_per_token(m, config.moe, config.data.sequence_length);
+  const double forward = forward_flops_per_token(config);
   out += "FLOPs per token\n";
   out += row("forward, training", short_number(forward) + ", " + short_number(3 * forward));
   const int64_t compute_bytes = config.train.dtype == "bfloat16" ? 2 : 4;

@@ -12,6 +12,7 @@
 #include "locus/base/toml.h"
 #include "locus/evolve/phases.h"
 #include "locus/model/family.h"
+#include "locus/model/size.h"
 #include "locus/moe/domain_groups.h"
 #include "locus/moe/exchange.h"
 #include "locus/moe/experts.h"
@@ -465,6 +466,12 @@ void validate_ranks(const RunConfig& config, int64_t world_size) {
              train.global_batch_size, train.micro_batch_size, world_size);
   if (world_size > 1) check_devices(config, out);
   refuse(out.take());
+}
+
+double forward_flops_per_token(const RunConfig& config) {
+  const double labelled = config.model.is_encoder() ? config.data.mask_share : 1.0;
+  return model::forward_flops_per_token(config.model, config.moe, config.data.sequence_length,
+                                        labelled);
 }
 
 bool makes_shape(const std::string& key) {

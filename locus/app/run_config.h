@@ -73,6 +73,10 @@ RunConfig load_run_config(const std::string& file, const std::vector<std::string
 RunConfig parse_run_config(const std::string& source, const std::string& text,
                            const std::vector<std::string>& overrides);
 
+// FLOPs of one token, forward; model/size.h. Only the tokens that an encoder has to tell go through
+// the output projection.
+double forward_flops_per_token(const RunConfig& config);
+
 // Whether the tensors of a checkpoint follow from this key ("moe.num_experts"): it cannot change
 // when training goes on.
 bool makes_shape(const std::string& key);

@@ -236,8 +236,8 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
     const bool matters = key.starts_with("model.") || key.starts_with("moe.") ||
                          key.starts_with("data.") || key.starts_with("optimizer.") ||
                          key.starts_with("lr_schedule.") || key.starts_with("evolve.") ||
-                         key == "train.seed" || key == "train.global_batch_size" ||
-                         key == "train.dtype";
+                         key == "train.seed" || key == "train.label_smoothing" ||
+                         key == "train.global_batch_size" || key == "train.dtype";
     const std::string was = locus::to_toml(before[i].value);
     const std::string is = locus::to_toml(now[i].value);
     if (was != is && makes_shape(key)) {
@@ -260,8 +260,7 @@ void TrainSession::write_run_line(bool has_grown) {
       .set("version", std::string(kVersion))
       .set("parameters", count.total())
       .set("active_parameters", count.active())
-      .set("flops_per_token", 3 * model::forward_flops_per_token(phase_.model, phase_.moe,
-                                                                 config_.data.sequence_length))
+      .set("flops_per_token", 3 * forward_flops_per_token(phase_))
       .set("tokens_per_step", config_.train.global_batch_size * config_.data.sequence_length)
       .set("router", moe_layers.empty() ? "none" : phase_.moe.router.type)
       .set("num_layers", config_.model.num_hidden_layers)
@@ -298,8 +297,7 @@ void TrainSession::evaluate(int64_t step) {
 }
 
 train::TrainerSettings TrainSession::settings() {
-  const double forward =
-      model::forward_flops_per_token(phase_.model, phase_.moe, config_.data.sequence_length);
+  const double forward = forward_flops_per_token(phase_);
   const double one_expert = model::expert_forward_flops(phase_.model, phase_.moe);
   const double planned = moe::find_router(phase_.moe.router.type).experts_per_token(phase_.moe);
   const auto moe_layers = static_cast<double>(transformer_->moe_layers().size());

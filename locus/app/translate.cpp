@@ -1,6 +1,7 @@
 // `locus translate`: texts through an encoder-decoder, and how well it does.
 
-#include <iostream>
+#include <algorithm>
+#include <iterator>
 #include <ostream>
 
 #include "locus/app/commands.h"
@@ -17,18 +18,46 @@
 namespace locus::app {
 namespace {
 
-std::vector<std::string> lines_of_file(const std::string& path) {
+// An empty path: of standard input.
+std::vector<std::string> read_lines(const std::string& path) {
   std::vector<std::string> lines;
-  data::LineReader reader(path);
+  data::LineReader reader(path.empty() ? "/dev/stdin" : path);
   for (std::string line; reader.next(&line);) lines.push_back(line);
   return lines;
 }
 
-std::vector<std::string> read_lines(const std::string& path) {
-  if (!path.empty()) return lines_of_file(path);
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(std::cin, line);) lines.push_back(line);
-  return lines;
+bool is_blank(const std::string& text) {
+  return text.find_first_not_of(" \t") == std::string::npos;
+}
+
+// A translation is a line, whatever a model says.
+std::string as_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c == '\n' || c == '\r'; }, ' ');
+  return text;
+}
+
+// Of blank texts, which nobody has trained on, blank ones.
+std::vector<std::string> translate_texts(LoadedModel& loaded, const std::vector<std::string>& texts,
+                                         const TranslateOptions& options) {
+  std::vector<std::vector<int32_t>> ids;
+  for (const std::string& text : texts) {
+    if (!is_blank(text)) ids.push_back(loaded.tokenizer->encode(text));
+  }
+  ProgressBar bar("translating", std::ssize(ids));
+  const auto found = eval::beam_search(
+      *loaded.transformer, loaded.tokenizer->eod_id(), loaded.tokenizer->vocab_size(), ids,
+      {.num_beams = options.num_beams,
+       .length_penalty = options.length_penalty,
+       .batch_size = options.batch_size,
+       .progress = [&bar](int64_t done, int64_t) { bar.update(done, "texts"); }});
+  std::vector<std::string> translations;
+  size_t next = 0;
+  for (const std::string& text : texts) {
+    translations.push_back(is_blank(text) ? ""
+                                          : as_line(loaded.tokenizer->decode(found[next++].ids)));
+  }
+  return translations;
 }
 
 std::string bleu_text(const eval::Bleu& bleu) {
@@ -46,7 +75,7 @@ void translate(const TranslateOptions& options, std::ostream& out) {
     throw DataError("{}: holds no text", options.input.empty() ? "standard input" : options.input);
   std::vector<std::string> references;
   if (!options.reference.empty()) {
-    references = lines_of_file(options.reference);
+    references = read_lines(options.reference);
     if (references.size() != texts.size()) {
       throw DataError("{}: has {} lines for {} texts", options.reference, references.size(),
                       texts.size());
@@ -58,21 +87,10 @@ void translate(const TranslateOptions& options, std::ostream& out) {
     throw ConfigError("{}: is {}; an encoder-decoder translates", options.checkpoint,
                       loaded.config.model.is_encoder() ? "an encoder" : "a decoder");
   }
-  std::vector<std::vector<int32_t>> ids;
-  for (const std::string& text : texts) ids.push_back(loaded.tokenizer->encode(text));
-  ProgressBar bar("translating", static_cast<int64_t>(texts.size()));
-  const auto translations =
-      eval::beam_search(*loaded.transformer, loaded.tokenizer->eod_id(), ids,
-                        {.num_beams = options.num_beams,
-                         .length_penalty = options.length_penalty,
-                         .batch_size = options.batch_size,
-                         .progress = [&bar](int64_t done, int64_t) { bar.update(done, "texts"); }});
-  bar.finish();
-  std::vector<std::string> found;
+  const std::vector<std::string> found = translate_texts(loaded, texts, options);
   std::string lines;
-  for (const eval::Translation& one : translations) {
-    found.push_back(loaded.tokenizer->decode(one.ids));
-    lines += found.back();
+  for (const std::string& line : found) {
+    lines += line;
     lines += "\n";
   }
   if (options.output.empty()) {

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <ostream>
@@ -53,19 +54,24 @@ std::shared_ptr<const data::IndexedDataset> random_data(const fs::path& folder,
   const auto vocabulary = static_cast<uint64_t>(config.model.vocab_size);
   const auto seed = static_cast<uint64_t>(config.train.seed);
   data::IndexedDatasetWriter writer(prefix, config.model.vocab_size);
+  const bool has_pairs = config.model.is_encoder_decoder();
+  // With its end, a text of a pair has to fit in a row.
+  const int64_t longest = has_pairs ? std::max<int64_t>(config.data.sequence_length / 2, 1) : 119;
+  const int64_t shortest = has_pairs ? 1 : 20;
   uint64_t draw = 0;
-  while (writer.num_tokens() < num_tokens) {
-    std::vector<int32_t> document(20 + random_bits(seed, draw++) % 100);
+  while (writer.num_tokens() < num_tokens || (has_pairs && writer.num_documents() % 2 != 0)) {
+    std::vector<int32_t> document(static_cast<size_t>(
+        shortest + static_cast<int64_t>(random_bits(seed, draw++) %
+                                        static_cast<uint64_t>(longest - shortest + 1))));
     for (int32_t& id : document) {
       id = static_cast<int32_t>(1 + random_bits(seed, draw++) % (vocabulary - 1));
     }
     document.push_back(0);
     writer.add_document(document, static_cast<int32_t>(random_bits(seed, draw++) % 2));
   }
-  if (writer.num_documents() % 2 != 0) writer.add_document(std::vector<int32_t>{1, 0}, 0);
   writer.finish({"one", "two"});
   return std::make_shared<const data::IndexedDataset>(prefix, config.model.vocab_size, 0,
-                                                      config.model.is_encoder_decoder());
+                                                      has_pairs);
 }
 
 std::shared_ptr<const data::SampleSource> open_source(RunConfig& config, const fs::path& scratch,

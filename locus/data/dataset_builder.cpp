@@ -27,7 +27,7 @@ DatasetBuilder::DatasetBuilder(const PrepareConfig& config, const std::filesyste
 
 void DatasetBuilder::add(Document document) {
   const Hash128 hash = hash128(document.text);
-  if (!is_new(hash, document.text.size())) return;
+  if (!is_new(hash, 1, document.text.size())) return;
   pipeline_.add({.text = std::move(document.text),
                  .domain = domain_index(document.domain),
                  .split = split_of(hash)});
@@ -35,7 +35,7 @@ void DatasetBuilder::add(Document document) {
 
 void DatasetBuilder::add(TextPair pair, std::optional<int> split) {
   const Hash128 hash = hash128(pair.source + "\n" + pair.target);
-  if (!is_new(hash, pair.source.size() + pair.target.size())) return;
+  if (!is_new(hash, 2, pair.source.size() + pair.target.size())) return;
   const int place = split.value_or(split_of(hash));
   pipeline_.add({.text = std::move(pair.source), .domain = kNoDomain, .split = place});
   pipeline_.add({.text = std::move(pair.target), .domain = kNoDomain, .split = place});
@@ -54,9 +54,9 @@ void DatasetBuilder::finish() {
   }
 }
 
-bool DatasetBuilder::is_new(const Hash128& hash, size_t num_bytes) {
+bool DatasetBuilder::is_new(const Hash128& hash, int64_t num_documents, size_t num_bytes) {
   if (!config_.deduplicate || seen_.insert(hash)) return true;
-  ++result_->duplicates;
+  result_->duplicates += num_documents;
   result_->duplicate_bytes += static_cast<int64_t>(num_bytes);
   return false;
 }

@@ -36,7 +36,7 @@ class DatasetBuilder {
   void finish();
 
  private:
-  bool is_new(const Hash128& hash, size_t num_bytes);
+  bool is_new(const Hash128& hash, int64_t num_documents, size_t num_bytes);
   int split_of(const Hash128& hash) const;
   int32_t domain_index(const std::string& name);
   void write(const TokenPipeline::Result& tokens);

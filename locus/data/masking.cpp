@@ -23,20 +23,32 @@ class RowMasker {
         kind_key_(stream(key, "kind")),
         token_key_(stream(key, "token")) {}
 
-  void run() {
-    bool is_drawn = false;
-    for (size_t i = 0; i < static_cast<size_t>(batch_.sequence_length); ++i) {
-      const int32_t id = batch_.input_ids[first_ + i];
+  void run(bool at_least_one) {
+    const auto length = static_cast<size_t>(batch_.sequence_length);
+    bool is_drawn = false, has_label = false;
+    for (size_t i = 0; i < length; ++i) {
       batch_.labels[first_ + i] = -1;
       if (begins_word(i)) is_drawn = random_uniform(word_key_, i) < masking_.share;
-      if (!is_drawn || id == masking_.eod_id) continue;
-      batch_.labels[first_ + i] = id;
-      batch_.input_ids[first_ + i] = shown(i, id);
+      if (!is_drawn || batch_.input_ids[first_ + i] == masking_.eod_id) continue;
+      mask(i);
+      has_label = true;
+    }
+    if (has_label || !at_least_one) return;
+    const size_t start = random_bits(word_key_, length) % length;
+    for (size_t i = 0; i < length; ++i) {
+      const size_t place = (start + i) % length;
+      if (batch_.input_ids[first_ + place] != masking_.eod_id) return mask(place);
     }
   }
 
  private:
-  // Looks at tokens that have not been masked yet, and at the label of the one before.
+  void mask(size_t i) {
+    int32_t& id = batch_.input_ids[first_ + i];
+    batch_.labels[first_ + i] = id;
+    id = shown(i, id);
+  }
+
+  // Of a token that has not been masked yet.
   bool begins_word(size_t i) const {
     if (masking_.begins_word.empty() || i == 0) return true;
     const size_t at = first_ + i;
@@ -79,11 +91,17 @@ Masking make_masking(const Tokenizer& tokenizer, double share, bool whole_words)
   return masking;
 }
 
-void mask_tokens(Batch& batch, const Masking& masking, const std::vector<uint64_t>& keys) {
+void mask_tokens(Batch& batch, const Masking& masking, const std::vector<uint64_t>& keys,
+                 bool at_least_one) {
   LOCUS_CHECK(std::cmp_equal(keys.size(), batch.num_sequences), "{} keys for {} rows", keys.size(),
               batch.num_sequences);
+  for (const int32_t id : batch.input_ids) {
+    if (id >= 0 && id < masking.vocab_size) continue;
+    throw DataError("the data holds token id {}, but the tokenizer's vocabulary ends at {}", id,
+                    masking.vocab_size - 1);
+  }
   for (int64_t row = 0; row < batch.num_sequences; ++row) {
-    RowMasker(batch, masking, row, keys[static_cast<size_t>(row)]).run();
+    RowMasker(batch, masking, row, keys[static_cast<size_t>(row)]).run(at_least_one);
   }
 }
 

@@ -24,7 +24,9 @@ struct Masking {
 Masking make_masking(const Tokenizer& tokenizer, double share, bool whole_words);
 
 // The labels of `batch` become the tokens that were drawn, -1 elsewhere. All draws of row i follow
-// from keys[i], the row's place, and nothing else.
-void mask_tokens(Batch& batch, const Masking& masking, const std::vector<uint64_t>& keys);
+// from keys[i], the row's place, and nothing else. `at_least_one`: of a row that none was drawn of,
+// one token is, if it has any. DataError for ids beyond the vocabulary.
+void mask_tokens(Batch& batch, const Masking& masking, const std::vector<uint64_t>& keys,
+                 bool at_least_one = false);
 
 }  // namespace locus::data

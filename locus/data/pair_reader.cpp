@@ -1,5 +1,8 @@
 #include "locus/data/pair_reader.h"
 
+#include <algorithm>
+#include <string_view>
+
 #include "locus/base/error.h"
 #include "locus/data/utf8.h"
 
@@ -8,8 +11,10 @@ namespace {
 
 constexpr size_t kReadBytes = size_t{1} << 16;
 
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+
 bool is_blank(const std::string& line) {
-  return line.find_first_not_of(" \t") == std::string::npos;
+  return line.find_first_not_of(" \t\r\n\v\f") == std::string::npos;
 }
 
 }  // namespace
@@ -17,18 +22,23 @@ bool is_blank(const std::string& line) {
 LineReader::LineReader(const std::string& path) : path_(path), stream_(open_byte_stream(path)) {}
 
 bool LineReader::take_line(std::string* line) {
-  const size_t end = buffer_.find('\n', begin_);
+  const size_t end = buffer_.find('\n', std::max(begin_, searched_));
+  searched_ = buffer_.size();
   if (end == std::string::npos && !is_at_end_) return false;
   if (end == std::string::npos && begin_ == buffer_.size()) return false;
   *line = buffer_.substr(begin_, end == std::string::npos ? end : end - begin_);
-  begin_ = end == std::string::npos ? buffer_.size() : end + 1;
+  begin_ = searched_ = end == std::string::npos ? buffer_.size() : end + 1;
   return true;
 }
 
 bool LineReader::next(std::string* line) {
   while (!take_line(line)) {
     if (is_at_end_) return false;
+    if (buffer_.size() - begin_ > kMaxLineBytes) {
+      throw DataError("{}: line {} has more than {} bytes", path_, num_lines_ + 1, kMaxLineBytes);
+    }
     buffer_.erase(0, begin_);
+    searched_ -= begin_;
     begin_ = 0;
     const size_t before = buffer_.size();
     buffer_.resize(before + kReadBytes);
@@ -36,7 +46,7 @@ bool LineReader::next(std::string* line) {
     buffer_.resize(before + num_read);
     is_at_end_ = num_read < kReadBytes;
   }
-  ++num_lines_;
+  if (++num_lines_ == 1 && line->starts_with(kByteOrderMark)) line->erase(0, kByteOrderMark.size());
   if (line->ends_with('\r')) line->pop_back();
   if (valid_utf8_prefix(*line) != line->size()) {
     throw DataError("{}: line {} is not valid UTF-8", path_, num_lines_);

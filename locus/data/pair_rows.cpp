@@ -1,6 +1,8 @@
 #include "locus/data/pair_rows.h"
 
 #include <algorithm>
+#include <deque>
+#include <iterator>
 #include <span>
 
 #include "locus/base/error.h"
@@ -31,6 +33,13 @@ struct Side {
   }
 };
 
+constexpr size_t kOpenRows = 32;
+
+struct OpenRow {
+  std::vector<int64_t> pairs;
+  int64_t source = 0, target = 0;  // tokens
+};
+
 std::vector<int32_t> read_document(const IndexedDataset& dataset, int64_t document) {
   const IndexedDataset::Range range = dataset.document(document);
   std::vector<int32_t> tokens(static_cast<size_t>(range.size()));
@@ -40,29 +49,39 @@ std::vector<int32_t> read_document(const IndexedDataset& dataset, int64_t docume
 
 }  // namespace
 
-bool PairRows::fits(const IndexedDataset& dataset, int64_t pair) const {
-  return dataset.document(2 * pair).size() <= length_ &&
-         dataset.document(2 * pair + 1).size() <= length_;
-}
-
 PairRows::PairRows(const IndexedDataset& dataset, int64_t length) : length_(length) {
-  const int64_t num_pairs = dataset.num_documents() / 2;
-  int64_t sources = length, targets = length;  // no room left: the first pair opens a row
-  for (int64_t pair = 0; pair < num_pairs; ++pair) {
-    if (!fits(dataset, pair)) {
+  std::deque<OpenRow> open;
+  for (int64_t pair = 0; pair < dataset.num_documents() / 2; ++pair) {
+    const int64_t source = dataset.document(2 * pair).size();
+    const int64_t target = dataset.document(2 * pair + 1).size();
+    if (source == 0 || target == 0) {
+      throw DataError("{}.idx: pair {} has a text without tokens", dataset.prefix(), pair);
+    }
+    if (source > length || target > length) {
       ++num_left_out_;
       continue;
     }
-    const int64_t source = dataset.document(2 * pair).size();
-    const int64_t target = dataset.document(2 * pair + 1).size();
-    if (first_pair_.empty() || sources + source > length || targets + target > length) {
-      first_pair_.push_back(pair);
-      sources = targets = 0;
+    const auto has_room = [&](const OpenRow& row) {
+      return row.source + source <= length && row.target + target <= length;
+    };
+    auto row = std::find_if(open.begin(), open.end(), has_room);
+    if (row == open.end()) {
+      if (open.size() == kOpenRows) {
+        close(open.front().pairs);
+        open.pop_front();
+      }
+      row = open.insert(open.end(), OpenRow());
     }
-    sources += source;
-    targets += target;
+    row->source += source;
+    row->target += target;
+    row->pairs.push_back(pair);
   }
-  first_pair_.push_back(num_pairs);
+  for (const OpenRow& row : open) close(row.pairs);
+}
+
+void PairRows::close(const std::vector<int64_t>& pairs) {
+  pairs_.insert(pairs_.end(), pairs.begin(), pairs.end());
+  begin_.push_back(std::ssize(pairs_));
 }
 
 void PairRows::fill(const IndexedDataset& dataset, int64_t number, int64_t row,
@@ -73,8 +92,8 @@ void PairRows::fill(const IndexedDataset& dataset, int64_t number, int64_t row,
   Side target(batch.input_ids, batch.position_ids, batch.document_ids, at, length);
   int32_t document = 0;
   const auto place = static_cast<size_t>(number);
-  for (int64_t pair = first_pair_[place]; pair < first_pair_[place + 1]; ++pair) {
-    if (!fits(dataset, pair)) continue;
+  for (int64_t i = begin_[place]; i < begin_[place + 1]; ++i) {
+    const int64_t pair = pairs_[static_cast<size_t>(i)];
     source.append(read_document(dataset, 2 * pair), document);
     std::vector<int32_t> tokens = read_document(dataset, 2 * pair + 1);
     std::copy(tokens.begin(), tokens.end(),

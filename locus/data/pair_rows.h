@@ -1,5 +1,6 @@
-// Pairs of texts packed into rows, as they lie in a dataset: so many pairs in a row as fit on both
-// sides. A pair that is longer than a row on either side is in none.
+// Pairs of texts packed into rows: each goes, in the order of the dataset, into the first row that
+// has room for it on both sides, of the few that are still open. A pair that is longer than a row
+// on either side is in none.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,10 @@ namespace locus::data {
 class PairRows {
  public:
   // `dataset` holds pairs: documents 2p and 2p + 1 are the source and target of pair p, each with
-  // its end-of-document token.
+  // its end-of-document token. DataError for a text without tokens.
   PairRows(const IndexedDataset& dataset, int64_t length);
 
-  int64_t num_rows() const { return static_cast<int64_t>(first_pair_.size()) - 1; }
+  int64_t num_rows() const { return static_cast<int64_t>(begin_.size()) - 1; }
   int64_t num_left_out() const { return num_left_out_; }
 
   // Writes row `number` to that of a batch with room for pairs: the sources behind one another, and
@@ -25,11 +26,12 @@ class PairRows {
   void fill(const IndexedDataset& dataset, int64_t number, int64_t row, Batch& batch) const;
 
  private:
-  bool fits(const IndexedDataset& dataset, int64_t pair) const;
+  void close(const std::vector<int64_t>& pairs);
 
   int64_t length_;
   int64_t num_left_out_ = 0;
-  std::vector<int64_t> first_pair_;  // of each row, and behind the last one
+  std::vector<int64_t> pairs_;        // row by row
+  std::vector<int64_t> begin_ = {0};  // of each row in it, and behind the last one
 };
 
 }  // namespace locus::data

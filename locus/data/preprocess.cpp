@@ -85,6 +85,14 @@ void check_pairs(const PrepareConfig& config, std::vector<std::string>* problems
   if (config.pairs && config.num_clusters > 0) {
     problems->push_back(format("num_clusters = {}: pairs have no domains", config.num_clusters));
   }
+  const PrepareConfig defaults;
+  if (config.pairs && !config.extensions.empty()) {
+    problems->emplace_back("extensions: with --pairs the inputs are files");
+  }
+  if (config.pairs && config.max_document_bytes != defaults.max_document_bytes) {
+    problems->push_back(format("max_document_bytes = {}: with --pairs a text is a line",
+                               config.max_document_bytes));
+  }
   if (config.pairs && config.max_bytes_per_domain > 0) {
     problems->push_back(
         format("max_bytes_per_domain = {}: pairs have no domains", config.max_bytes_per_domain));
@@ -205,11 +213,10 @@ std::vector<PairFiles> pair_files(const PrepareConfig& config) {
       files.push_back({paths[i], paths[i + 1], split});
     }
   };
-  // All of a part that has no files is drawn from the inputs.
-  const bool is_whole = !config.valid_pairs.empty() && !config.test_pairs.empty();
-  add(config.inputs, is_whole ? std::optional(0) : std::nullopt);
+  // First what is held out: of a pair that comes in both, training loses its copy.
   add(config.valid_pairs, 1);
   add(config.test_pairs, 2);
+  add(config.inputs, std::nullopt);
   return files;
 }
 
@@ -236,7 +243,7 @@ ReaderCounts read_pairs(const std::vector<PairFiles>& files, const char* what,
       bar.update(done + reader.file_bytes(), format("{} pairs", counts.documents / 2));
     }
     done += reader.file_bytes();
-    counts.blank += reader.num_blank();
+    counts.blank += 2 * reader.num_blank();
   }
   if (counts.documents == 0) fail_without_documents(counts);
   return counts;
@@ -272,8 +279,8 @@ std::string train_on_sample(const PrepareConfig& config, const std::vector<Input
   if (config.pairs) {
     const auto add = [&sample](const TextPair& pair, std::optional<int> split) {
       if (split.value_or(0) != 0) return;
-      sample.add("source", pair.source + "\n");
-      sample.add("target", pair.target + "\n");
+      sample.add("source", pair.source);
+      sample.add("target", pair.target);
     };
     read_pairs(pair_files(config), "sampling", style, add);
   } else {
@@ -376,8 +383,11 @@ TextCounts PrepareResult::total() const {
   return sum;
 }
 
-PrepareResult prepare(const PrepareConfig& config, ProgressBar::Style progress) {
-  check(config);
+PrepareResult prepare(const PrepareConfig& asked, ProgressBar::Style progress) {
+  check(asked);
+  PrepareConfig config = asked;  // a split that has files of its own takes nothing from the inputs
+  if (!config.valid_pairs.empty()) config.valid_share = 0;
+  if (!config.test_pairs.empty()) config.test_share = 0;
   const std::vector<InputSpec> specs =
       config.pairs ? std::vector<InputSpec>() : parse_inputs(config);
   check_replaced(config.output);

@@ -5,7 +5,8 @@
 //
 // The same inputs and settings give the same bytes, whatever the number of threads. Which split a
 // document falls in depends on its text and split_seed alone: not on its place, nor on other
-// documents. The folder appears complete or not at all.
+// documents; pairs may have files of their own for a split. The folder appears complete or not at
+// all.
 //
 // Memory: a few documents of max_document_bytes or some MiB a thread, whichever is more; the sample
 // that trains the tokenizer (SentencePiece takes 20 to 30 times its size); the list of files; and

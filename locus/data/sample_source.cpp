@@ -90,7 +90,7 @@ struct SampleSource::State {
 
   void add_source(std::shared_ptr<const IndexedDataset> dataset);
   void pack_pairs(Source& source) const;
-  void mask(Batch& batch, std::string_view stream) const;
+  void mask(Batch& batch, bool is_evaluation) const;
   void set_mixture(std::vector<double> weights);
   int64_t window_start(int32_t source, int64_t sample) const;
   int64_t place_of_window(const Source& source, int64_t window) const;
@@ -241,7 +241,7 @@ void SampleSource::State::fill_document(const Source& source, int64_t start, int
 // Behind the end of a dataset: one more document of end tokens, without loss.
 void SampleSource::State::pad_row(const Source& source, int64_t used, int64_t at,
                                   Batch& batch) const {
-  const int32_t filler = std::max(source.dataset->eod_id(), 0);
+  const int32_t filler = masking ? masking->eod_id : std::max(source.dataset->eod_id(), 0);
   const int32_t last_document = batch.document_ids[static_cast<size_t>(at + used - 1)];
   for (int64_t i = used; i < config.sequence_length; ++i) {
     const auto place = static_cast<size_t>(at + i);
@@ -251,14 +251,16 @@ void SampleSource::State::pad_row(const Source& source, int64_t used, int64_t at
   }
 }
 
-// By the places of the rows in their stream.
-void SampleSource::State::mask(Batch& batch, std::string_view stream) const {
+// By the places of the rows in their stream; in evaluation the same whatever the seed.
+void SampleSource::State::mask(Batch& batch, bool is_evaluation) const {
   if (!masking) return;
   std::vector<uint64_t> keys;
   for (const int64_t number : batch.global_sequence_index) {
-    keys.push_back(random_key({seed, name_key(stream), static_cast<uint64_t>(number)}));
+    keys.push_back(is_evaluation
+                       ? random_key({name_key("evaluation mask"), static_cast<uint64_t>(number)})
+                       : random_key({seed, name_key("mask"), static_cast<uint64_t>(number)}));
   }
-  mask_tokens(batch, *masking, keys);
+  mask_tokens(batch, *masking, keys, /*at_least_one=*/is_evaluation);
 }
 
 SampleSource::SampleSource(std::vector<std::shared_ptr<const IndexedDataset>> datasets,
@@ -319,7 +321,7 @@ Batch SampleSource::training_batch(const std::vector<int64_t>& numbers) const {
     ++row;
   });
   batch.global_sequence_index = numbers;
-  state_->mask(batch, "mask");
+  state_->mask(batch, /*is_evaluation=*/false);
   return batch;
 }
 
@@ -363,7 +365,7 @@ Batch SampleSource::evaluation_batch(int64_t first, int64_t count) const {
     state_->fill_row(source, state_->place_of_window(source, window), row, batch);
     batch.global_sequence_index[static_cast<size_t>(row)] = number;
   }
-  state_->mask(batch, "evaluation mask");
+  state_->mask(batch, /*is_evaluation=*/true);
   return batch;
 }
 

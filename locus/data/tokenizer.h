@@ -22,7 +22,7 @@ class Tokenizer {
   virtual int64_t vocab_size() const = 0;
   virtual int32_t eod_id() const = 0;  // ends each document; also starts generation from nothing
   // Stands for a token that an encoder has to tell: <mask> or [MASK], else the token for what has
-  // none of its own, which no text holds; -1: neither.
+  // none of its own; -1: neither.
   virtual int32_t mask_id() const { return -1; }
   // Its file, by which datasets and checkpoints know it: tokenizer.model or tokenizer.json.
   virtual const std::string& serialized() const = 0;

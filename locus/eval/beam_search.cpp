@@ -11,7 +11,6 @@
 #include "locus/base/error.h"
 #include "locus/base/signals.h"
 #include "locus/eval/eval_mode.h"
-#include "locus/ops/linear.h"
 
 namespace locus::eval {
 namespace {
@@ -54,7 +53,7 @@ class Search {
       const Beam& before = beams_[static_cast<size_t>(step.beam)];
       if (step.id == eod_id_) {
         // One that many others are likelier than is no candidate.
-        if (rank < beams_.size()) finish(before.ids, step.log_probability);
+        if (rank < beams_.size()) finish(before.ids, step.log_probability, /*has_end=*/true);
         continue;
       }
       next.push_back({before.ids, step.log_probability});
@@ -78,8 +77,9 @@ class Search {
     return log_probability / std::pow(static_cast<double>(length), options_.length_penalty);
   }
 
-  void finish(const std::vector<int32_t>& ids, double log_probability) {
-    finished_.push_back({ids, log_probability, score(log_probability, ids.size() + 1)});
+  void finish(const std::vector<int32_t>& ids, double log_probability, bool has_end) {
+    const size_t length = ids.size() + (has_end ? 1 : 0);
+    finished_.push_back({ids, log_probability, score(log_probability, length)});
     std::stable_sort(finished_.begin(), finished_.end(),
                      [](const auto& a, const auto& b) { return a.score > b.score; });
     finished_.resize(std::min(finished_.size(), static_cast<size_t>(options_.num_beams)));
@@ -88,13 +88,13 @@ class Search {
   void settle() {
     const size_t length = beams_.front().ids.size();
     if (std::cmp_greater_equal(length, limit_)) {
-      for (const Beam& beam : beams_) finish(beam.ids, beam.log_probability);  // cut off
+      for (const Beam& beam : beams_) finish(beam.ids, beam.log_probability, /*has_end=*/false);
       is_done_ = true;
       return;
     }
     const double reachable = score(beams_.front().log_probability, length + 1);
-    is_done_ =
-        std::cmp_equal(finished_.size(), options_.num_beams) && finished_.back().score >= reachable;
+    is_done_ = std::cmp_equal(finished_.size(), options_.num_beams) &&
+               (finished_.size() == 1 || finished_.back().score >= reachable);
   }
 
   size_t text_;
@@ -109,10 +109,10 @@ class Search {
 // The texts of one batch. Rows of the cache: the beams of the first text, of the second, ...
 class BatchSearch {
  public:
-  BatchSearch(model::Transformer& model, int32_t eod_id,
+  BatchSearch(model::Transformer& model, int32_t eod_id, int64_t vocab_size,
               const std::vector<std::vector<int32_t>>& texts, const std::vector<size_t>& chosen,
               const BeamSearchOptions& options)
-      : model_(model), eod_id_(eod_id), num_beams_(options.num_beams) {
+      : model_(model), eod_id_(eod_id), vocab_size_(vocab_size), num_beams_(options.num_beams) {
     std::vector<int64_t> lengths, rows;
     for (const size_t text : chosen) lengths.push_back(std::ssize(texts[text]) + 1);
     const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
@@ -120,8 +120,9 @@ class BatchSearch {
     int64_t capacity = 0;
     for (size_t i = 0; i < chosen.size(); ++i) {
       const double most = static_cast<double>(lengths[i]) * options.max_length_ratio;
-      const int64_t limit = std::clamp<int64_t>(
-          static_cast<int64_t>(most) + options.max_length_extra, 1, context - 1);
+      const int64_t limit =
+          std::clamp<int64_t>(static_cast<int64_t>(most) + options.max_length_extra, 1,
+                              std::max<int64_t>(context - 1, 1));
       searches_.emplace_back(chosen[i], limit, options, eod_id);
       capacity = std::max(capacity, limit + 1);
       rows.insert(rows.end(), static_cast<size_t>(num_beams_), static_cast<int64_t>(i));
@@ -142,6 +143,7 @@ class BatchSearch {
   // One more token in every beam; translations that are found go to `out`.
   void advance(std::vector<Translation>& out) {
     const auto [value_BK, place_BK] = likeliest_steps();
+    const int64_t cache_rows = std::ssize(searches_) * num_beams_;
     std::vector<Search> open;
     std::vector<int64_t> rows;
     for (size_t i = 0; i < searches_.size(); ++i) {
@@ -155,7 +157,9 @@ class BatchSearch {
       open.push_back(std::move(searches_[i]));
     }
     searches_ = std::move(open);
-    if (!searches_.empty()) cache_.select(rows);
+    // Beams change places with beams of their own text, unless texts have left.
+    const bool with_memory = std::ssize(rows) < cache_rows;
+    if (!searches_.empty()) cache_.select(rows, with_memory);
   }
 
  private:
@@ -170,16 +174,16 @@ class BatchSearch {
         before.push_back(beam.log_probability);
       }
     }
-    const at::Tensor& weight_VD = model_.output_weight();
     const at::Tensor input_ids_BS =
-        at::tensor(last, at::kLong).view({num_rows, 1}).to(weight_VD.device());
+        at::tensor(last, at::kLong).view({num_rows, 1}).to(model_.output_weight().device());
     const at::Tensor hidden_BD = model_.forward_cached(
         input_ids_BS, cache_, std::vector<int64_t>(static_cast<size_t>(num_rows), 1));
-    const at::Tensor logits_BV =
-        ops::linear(hidden_BD.to(weight_VD.scalar_type()), weight_VD, {}).to(at::kCPU);
+    const at::Tensor logits_BV = model_.logits(hidden_BD).to(at::kCPU).narrow(1, 0, vocab_size_);
+    if (!logits_BV.isfinite().all().item<bool>()) {
+      throw DivergedError("the model's output is not finite");
+    }
     const at::Tensor total_BV =
         at::log_softmax(logits_BV, 1, at::kDouble) + at::tensor(before, at::kDouble).unsqueeze(1);
-    vocab_size_ = total_BV.size(1);
     auto [value, place] = total_BV.view({std::ssize(searches_), num_beams_ * vocab_size_})
                               .topk(std::min(2 * num_beams_, num_beams_ * vocab_size_), 1);
     return {value.contiguous(), place.contiguous()};
@@ -198,17 +202,24 @@ class BatchSearch {
 
   model::Transformer& model_;
   int32_t eod_id_;
+  int64_t vocab_size_;
   int64_t num_beams_;
-  int64_t vocab_size_ = 0;
   std::vector<Search> searches_;
   model::TransformerCache cache_;
 };
 
-void check(const model::Transformer& model, const std::vector<std::vector<int32_t>>& texts,
-           const BeamSearchOptions& options) {
+void check(const model::Transformer& model, int64_t vocab_size,
+           const std::vector<std::vector<int32_t>>& texts, const BeamSearchOptions& options) {
   const int64_t context = model.config().model.max_position_embeddings;
-  if (options.num_beams < 1) {
-    throw ConfigError("num_beams = {}: must be 1 or more", options.num_beams);
+  constexpr int64_t kMostBeams = 1024;
+  if (options.num_beams < 1 || options.num_beams > kMostBeams) {
+    throw ConfigError("num_beams = {}: must be 1 to {}", options.num_beams, kMostBeams);
+  }
+  if (vocab_size > model.config().model.vocab_size) {
+    throw DataError(
+        "the tokenizer has {} pieces, but the model's vocabulary only {}: they do not belong "
+        "together",
+        vocab_size, model.config().model.vocab_size);
   }
   if (options.batch_size < 1) {
     throw ConfigError("batch_size = {}: must be 1 or more", options.batch_size);
@@ -227,10 +238,10 @@ void check(const model::Transformer& model, const std::vector<std::vector<int32_
 
 }  // namespace
 
-std::vector<Translation> beam_search(model::Transformer& model, int32_t eod_id,
+std::vector<Translation> beam_search(model::Transformer& model, int32_t eod_id, int64_t vocab_size,
                                      const std::vector<std::vector<int32_t>>& texts,
                                      const BeamSearchOptions& options) {
-  check(model, texts, options);
+  check(model, vocab_size, texts, options);
   const EvalMode eval_mode(model);
   // Texts of like length go together: little padding, and their translations end together.
   std::vector<size_t> order(texts.size());
@@ -240,7 +251,7 @@ std::vector<Translation> beam_search(model::Transformer& model, int32_t eod_id,
   std::vector<Translation> out(texts.size());
   for (size_t begin = 0; begin < order.size(); begin += static_cast<size_t>(options.batch_size)) {
     const size_t end = std::min(order.size(), begin + static_cast<size_t>(options.batch_size));
-    BatchSearch batch(model, eod_id, texts,
+    BatchSearch batch(model, eod_id, vocab_size, texts,
                       {order.begin() + static_cast<ptrdiff_t>(begin),
                        order.begin() + static_cast<ptrdiff_t>(end)},
                       options);

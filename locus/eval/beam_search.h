@@ -14,8 +14,8 @@ struct BeamSearchOptions {
   // A finished translation of n tokens, its end included, with log probability s counts
   // s / n^length_penalty: over 0 favours longer ones.
   double length_penalty = 1.0;
-  // Longest translation of a text of n tokens: n * max_length_ratio + max_length_extra, within the
-  // model's context.
+  // Longest translation of a text of n tokens, its end included: n * max_length_ratio +
+  // max_length_extra, within the model's context.
   double max_length_ratio = 2.0;
   int64_t max_length_extra = 10;
   int64_t batch_size = 32;  // texts at a time; has no influence on the translations
@@ -30,9 +30,12 @@ struct Translation {
 
 // Tokens of each text, without an end-of-document token, in; their translations out, in this order.
 // Each beam is the likeliest of its length, until as many have ended as there are beams and none
-// that goes on has a better score by its present length. ConfigError for impossible options or a
-// text beyond the model's context; Interrupted between two tokens after a signal.
-std::vector<Translation> beam_search(model::Transformer& model, int32_t eod_id,
+// that goes on has a better score by its present length. One beam takes the likeliest token each
+// time, and ends where that is the end. `vocab_size`: the tokenizer's; a model's may be padded
+// beyond it, and those tokens never come. ConfigError for impossible options or a text beyond the
+// model's context; DivergedError if the model's output is not finite; Interrupted between two
+// tokens after a signal.
+std::vector<Translation> beam_search(model::Transformer& model, int32_t eod_id, int64_t vocab_size,
                                      const std::vector<std::vector<int32_t>>& texts,
                                      const BeamSearchOptions& options);
 

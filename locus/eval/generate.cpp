@@ -13,7 +13,6 @@
 #include "locus/data/utf8.h"
 #include "locus/eval/eval_mode.h"
 #include "locus/eval/text_stream.h"
-#include "locus/ops/linear.h"
 
 namespace locus::eval {
 namespace {
@@ -48,9 +47,7 @@ class Batch {
   // Logits of the next token of each row, float32 [B, V] on the CPU.
   at::Tensor next_logits() {
     const at::Tensor last_BD = use_cache_ ? read_new_tokens() : read_all_tokens();
-    const at::Tensor& weight_VD = model_.output_weight();
-    const at::Tensor logits_BV = ops::linear(last_BD.to(weight_VD.scalar_type()), weight_VD, {});
-    return logits_BV.to(at::kCPU, at::kFloat).contiguous();
+    return model_.logits(last_BD).to(at::kCPU, at::kFloat).contiguous();
   }
 
   // Takes the finished rows out.

@@ -381,11 +381,18 @@ std::vector<ShapeDifference> unsaid(const FamilyEntry& family, const Shape& shap
                      read_keys(family, json(write_keys(family, shape)), std::string(family.name)));
 }
 
+// A class by its task, as transformers names them.
+std::string_view architecture_of(const FamilyEntry& family, const ModelConfig& model) {
+  if (model.is_decoder()) return family.architecture;
+  return model.is_encoder() ? "LocusForMaskedLM" : "LocusForConditionalGeneration";
+}
+
 }  // namespace
 
 std::string write_config_json(const Shape& shape, const TokenIds& ids, const std::string& dtype) {
   const FamilyEntry& family = closest_family(shape.model, shape.moe);
-  ordered_json out = {{"architectures", {family.architecture}}, {"model_type", family.model_type}};
+  ordered_json out = {{"architectures", {architecture_of(family, shape.model)}},
+                      {"model_type", family.model_type}};
   out.update(write_keys(family, shape));
   out["bos_token_id"] = id_json(ids.bos);
   out["eos_token_id"] = id_json(ids.eos);
@@ -418,6 +425,11 @@ ConfigJson parse_config_json(const std::string& text, const std::string& source)
   out.shape = read_keys(*out.family, config, source);
   if (const auto own = config.find("locus"); own != config.end()) {
     read_own_settings(*own, source, out.shape);
+  }
+  const ModelConfig& model = out.shape.model;
+  if (model.num_encoder_layers < 0 || model.num_encoder_layers > model.num_hidden_layers) {
+    throw DataError("{}: \"locus\": model.num_encoder_layers = {} of {} layers", source,
+                    model.num_encoder_layers, model.num_hidden_layers);
   }
   return out;
 }

@@ -71,11 +71,11 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
 }
 
 double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
-                               int64_t sequence_length) {
+                               int64_t sequence_length, double labelled_share) {
   const ParameterCount count = count_parameters(model, moe);
   const int64_t matrices = count.attention + count.dense_mlp + count.active_experts +
-                           count.shared_experts + count.routers +
-                           model.vocab_size * model.hidden_size;
+                           count.shared_experts + count.routers;
+  const double output = labelled_share * static_cast<double>(model.vocab_size * model.hidden_size);
   const double q = static_cast<double>(model.num_attention_heads * model.head_size());
   int64_t halves = 0;  // of squares of scores
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
@@ -83,7 +83,7 @@ double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& m
     if (has_cross_attention(model, i)) halves += 2;
   }
   const double half = 2.0 * q * static_cast<double>(sequence_length);  // QK and PV
-  return 2.0 * static_cast<double>(matrices) + half * static_cast<double>(halves);
+  return 2.0 * (static_cast<double>(matrices) + output) + half * static_cast<double>(halves);
 }
 
 double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe) {
@@ -120,8 +120,11 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
   }
   if (recompute) per_layer_sum = largest + hidden * static_cast<double>(model.num_hidden_layers);
   memory.activations = tokens * per_layer_sum * static_cast<double>(compute_bytes);
-  // The mask of packed documents, with a boolean beside it while it is made.
-  const auto pairs = static_cast<double>(micro_batch_size * sequence_length * sequence_length);
+  // The mask of packed documents, of an encoder-decoder three, with a boolean beside each while it
+  // is made.
+  const int64_t masks = model.is_encoder_decoder() ? 3 : 1;
+  const auto pairs =
+      static_cast<double>(masks * micro_batch_size * sequence_length * sequence_length);
   memory.activations += pairs * static_cast<double>(compute_bytes + 1);
   // Cross entropy runs in chunks of 4M logits: float32 logits and one copy in the compute type.
   const double logits = std::min(tokens * static_cast<double>(model.vocab_size), 4.0 * (1 << 20));

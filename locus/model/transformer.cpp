@@ -11,6 +11,7 @@
 #include "locus/base/random.h"
 #include "locus/moe/domain_groups.h"
 #include "locus/ops/keyed_random.h"
+#include "locus/ops/linear.h"
 
 namespace locus::model {
 namespace {
@@ -25,13 +26,10 @@ nn::RopeConfig rope_config(const ModelConfig& model) {
           .original_context = model.rope_original_max_position_embeddings};
 }
 
-// Scores of new token i of row b against cache place j: allowed where j <= lengths[b] + i.
+// New token i of row b sees cache place j where j <= lengths[b] + i.
 at::Tensor cache_mask(const at::Tensor& position_BS, int64_t used, at::ScalarType type) {
   const at::Tensor place_L = at::arange(used, position_BS.options());
-  const at::Tensor hidden_BSL = place_L.view({1, 1, used}).gt(position_BS.unsqueeze(2));
-  return at::zeros(hidden_BSL.sizes(), position_BS.options().dtype(type))
-      .masked_fill_(hidden_BSL, -std::numeric_limits<double>::infinity())
-      .unsqueeze(1);
+  return nn::additive_mask(place_L.view({1, 1, used}).le(position_BS.unsqueeze(2)), type);
 }
 
 }  // namespace
@@ -158,21 +156,23 @@ void Transformer::initialize() {
   }
 }
 
-at::Tensor Transformer::embed(const TransformerInput& input, const at::Tensor& global_index_T) {
+at::Tensor Transformer::embed(const TransformerInput& input, const at::Tensor& global_index_T,
+                              std::string_view stream) {
   at::Tensor x_BSD = at::embedding(embed_tokens_, input.input_ids_BS);
   if (embed_positions_.defined())
     x_BSD = x_BSD + at::embedding(embed_positions_, input.position_ids_BS);
   const double p = config_.model.embedding_dropout;
   if (is_training() && p > 0.0) {
     const uint64_t key =
-        random_key({config_.seed, static_cast<uint64_t>(input.step), name_key("embedding")});
+        random_key({config_.seed, static_cast<uint64_t>(input.step), name_key(stream)});
     x_BSD = ops::keyed_dropout(x_BSD.flatten(0, 1), p, key, global_index_T).view_as(x_BSD);
   }
   // Float64 weights (tests) compute in float64, whatever the setting.
   return embed_tokens_.scalar_type() == at::kDouble ? x_BSD : x_BSD.to(config_.compute_type);
 }
 
-Transformer::Stream Transformer::enter(const TransformerInput& input, bool is_causal) {
+Transformer::Stream Transformer::enter(const TransformerInput& input, bool is_causal,
+                                       std::string_view dropout_stream) {
   const int64_t batch = input.input_ids_BS.size(0);
   const int64_t length = input.input_ids_BS.size(1);
   const at::TensorOptions integers = input.input_ids_BS.options();
@@ -190,7 +190,7 @@ Transformer::Stream Transformer::enter(const TransformerInput& input, bool is_ca
   tokens.num_sequences = batch;
   tokens.step = input.step;
 
-  stream.x_BSD = embed(input, tokens.global_index_T);
+  stream.x_BSD = embed(input, tokens.global_index_T, dropout_stream);
   nn::AttentionInput& attention = stream.input.attention;
   attention.is_causal = is_causal;
   if (config_.model.position_embedding_type == "rope") {
@@ -223,10 +223,15 @@ Transformer::Stream Transformer::encode(const TransformerInput& input) {
   source.sequence_index_B = input.sequence_index_B;
   source.is_placed = input.is_placed;
   source.step = input.step;
-  Stream stream = enter(source, /*is_causal=*/false);
+  Stream stream = enter(source, /*is_causal=*/false, "source embedding");
   run_layers(0, config_.model.num_encoder_layers, stream);
   stream.x_BSD = encoder_norm_->forward(stream.x_BSD);
   return stream;
+}
+
+at::Tensor Transformer::logits(const at::Tensor& hidden_TD) const {
+  const at::Tensor& weight_VD = output_weight();
+  return ops::linear(hidden_TD.to(weight_VD.scalar_type()), weight_VD, {});
 }
 
 TransformerOutput Transformer::forward(const TransformerInput& input) {
@@ -247,19 +252,20 @@ TransformerOutput Transformer::forward(const TransformerInput& input) {
   return {norm_->forward(stream.x_BSD).flatten(0, 1), source.aux_loss + stream.aux_loss};
 }
 
-void TransformerCache::select(const std::vector<int64_t>& rows) {
+void TransformerCache::select(const std::vector<int64_t>& rows, bool with_memory) {
   const at::Tensor row = at::tensor(rows, at::kLong).to(layers.front().self.key_BGLC.device());
   const auto take = [&row](at::Tensor& tensor) {
     if (tensor.defined()) tensor = tensor.index_select(0, row);
   };
   for (LayerCache& layer : layers) {
-    for (nn::KvCache* cache : {&layer.self, &layer.memory}) {
-      take(cache->key_BGLC);
-      take(cache->value_BGLC);
-    }
+    take(layer.self.key_BGLC);
+    take(layer.self.value_BGLC);
+    if (!with_memory) continue;
+    take(layer.memory.key_BGLC);
+    take(layer.memory.value_BGLC);
   }
   take(domain_evidence_BLG);
-  take(memory_mask_B11L);
+  if (with_memory) take(memory_mask_B11L);
   std::vector<int64_t> taken;
   for (const int64_t from : rows) taken.push_back(lengths[static_cast<size_t>(from)]);
   lengths = std::move(taken);

@@ -9,6 +9,8 @@
 #include <torch/nn/module.h>
 
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "locus/model/domain_model.h"
@@ -42,8 +44,9 @@ struct TransformerCache {
   at::Tensor domain_evidence_BLG;  // see model/domain_model.h; undefined without domain groups
   at::Tensor memory_mask_B11L;     // which tokens of the other text are there; undefined: none is
 
-  // Row i becomes row rows[i] of before.
-  void select(const std::vector<int64_t>& rows);
+  // Row i becomes row rows[i] of before. Without its memory where rows change places with rows of
+  // the same other text alone.
+  void select(const std::vector<int64_t>& rows, bool with_memory = true);
 };
 
 class Transformer : public torch::nn::Module {
@@ -70,6 +73,8 @@ class Transformer : public torch::nn::Module {
   // Of these names, those that have no group; none where there are no groups at all.
   std::vector<std::string> without_group(const std::vector<std::string>& names) const;
 
+  // Of hidden states after the final norm, [T, V].
+  at::Tensor logits(const at::Tensor& hidden_TD) const;
   // [V, D]: rows give logits from hidden states.
   const at::Tensor& output_weight() const { return lm_head_.defined() ? lm_head_ : embed_tokens_; }
 
@@ -93,10 +98,13 @@ class Transformer : public torch::nn::Module {
     LayerInput input;
     at::Tensor aux_loss;
   };
-  Stream enter(const TransformerInput& input, bool is_causal);
+  Stream enter(const TransformerInput& input, bool is_causal,
+               std::string_view dropout_stream = "embedding");
   void run_layers(int64_t begin, int64_t end, Stream& stream);
   Stream encode(const TransformerInput& input);
-  at::Tensor embed(const TransformerInput& input, const at::Tensor& global_index_T);
+  // `stream`: of its dropout's draws.
+  at::Tensor embed(const TransformerInput& input, const at::Tensor& global_index_T,
+                   std::string_view stream = "embedding");
   at::Tensor domain_groups(const TransformerInput& input) const;
   void initialize();
 

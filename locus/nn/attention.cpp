@@ -20,6 +20,17 @@ at::Tensor norm_heads(const AttentionConfig& config, Norm* norm, const at::Tenso
   return norm->forward(x.reshape({x.size(0), x.size(1), -1, config.head_dim})).flatten(2);
 }
 
+at::Tensor attend(const AttentionConfig& config, const at::Tensor& q_BHSC, const at::Tensor& k_BGLC,
+                  const at::Tensor& v_BGLC, const at::Tensor& mask_B1SL, bool is_causal) {
+  const bool has_mask = mask_B1SL.defined();
+  const bool grouped = config.num_heads != config.num_key_value_heads;
+  return at::scaled_dot_product_attention(q_BHSC, k_BGLC, v_BGLC,
+                                          has_mask ? std::optional(mask_B1SL) : std::nullopt, 0.0,
+                                          is_causal && !has_mask, std::nullopt, grouped)
+      .transpose(1, 2)
+      .flatten(2);
+}
+
 Attention::Attention(const AttentionConfig& config) : config_(config) {
   const int64_t q_size = config.num_heads * config.head_dim;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
@@ -61,12 +72,7 @@ at::Tensor Attention::forward(const at::Tensor& x_BSD, const AttentionInput& inp
     k = cache->key_BGLC.narrow(2, 0, used);
     v = cache->value_BGLC.narrow(2, 0, used);
   }
-  const bool grouped = config_.num_heads != config_.num_key_value_heads;
-  const bool causal = input.is_causal && !input.mask_B1SL.defined();
-  const at::Tensor y = at::scaled_dot_product_attention(
-      q, k, v, input.mask_B1SL.defined() ? std::optional(input.mask_B1SL) : std::nullopt, 0.0,
-      causal, std::nullopt, grouped);
-  return o_proj_->forward(y.transpose(1, 2).reshape({batch, length, q_size}));
+  return o_proj_->forward(attend(config_, q, k, v, input.mask_B1SL, input.is_causal));
 }
 
 at::Tensor document_mask(const at::Tensor& document_BS, at::ScalarType type, bool is_causal) {

@@ -34,6 +34,11 @@ struct AttentionConfig {
 // Queries or keys [B, S, heads * C] after `norm`, over all heads or each; null: as they are.
 at::Tensor norm_heads(const AttentionConfig& config, Norm* norm, const at::Tensor& x);
 
+// What the heads have seen, side by side, [B, S, H * C]. `mask_B1SL` undefined: all of L, with
+// is_causal what is not later.
+at::Tensor attend(const AttentionConfig& config, const at::Tensor& q_BHSC, const at::Tensor& k_BGLC,
+                  const at::Tensor& v_BGLC, const at::Tensor& mask_B1SL, bool is_causal);
+
 // Keys and values of earlier tokens, for generation.
 struct KvCache {
   at::Tensor key_BGLC, value_BGLC;

@@ -36,12 +36,8 @@ KvCache CrossAttention::read(const at::Tensor& memory_BLD) {
 at::Tensor CrossAttention::forward(const at::Tensor& x_BSD, const KvCache& memory,
                                    const at::Tensor& mask_B1SL) {
   const at::Tensor q = norm_heads(config_, q_norm_.get(), q_proj_->forward(x_BSD));
-  const bool grouped = config_.num_heads != config_.num_key_value_heads;
-  const at::Tensor y = at::scaled_dot_product_attention(
-      ops::to_heads(q, config_.num_heads, {}, {}), memory.key_BGLC, memory.value_BGLC,
-      mask_B1SL.defined() ? std::optional(mask_B1SL) : std::nullopt, 0.0, false, std::nullopt,
-      grouped);
-  return o_proj_->forward(y.transpose(1, 2).flatten(2));
+  return o_proj_->forward(attend(config_, ops::to_heads(q, config_.num_heads, {}, {}),
+                                 memory.key_BGLC, memory.value_BGLC, mask_B1SL, false));
 }
 
 at::Tensor pair_mask(const at::Tensor& document_BS, const at::Tensor& other_document_BL,

@@ -213,7 +213,6 @@ CrossEntropy linear_cross_entropy(const at::Tensor& hidden_TD, const at::Tensor&
                                   want_gradient, want_correct, label_smoothing);
     return {out[0], out[1], want_correct ? out[2] : at::Tensor()};
   };
-  if (!hidden_TD.device().is_cpu()) return compute(hidden_TD, label_T);  // counting would wait
   const at::Tensor kept = label_T.ge(0).nonzero().squeeze(1);
   if (2 * kept.numel() > label_T.numel()) return compute(hidden_TD, label_T);
   CrossEntropy some = compute(hidden_TD.index_select(0, kept), label_T.index_select(0, kept));

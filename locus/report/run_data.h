@@ -139,7 +139,7 @@ struct RunData {
   std::vector<TrainPoint> train;  // here and below: ascending steps, each once
   std::vector<ValidPoint> valid;
   std::vector<CheckpointPoint> checkpoints;
-  std::map<int64_t, MoeLayerData> moe;                       // by number of the decoder layer
+  std::map<int64_t, MoeLayerData> moe;                       // by number of the layer
   std::map<int64_t, ExchangeLayerData> exchange;             // the same; empty on one rank
   std::vector<PlacementPoint> placement;                     // of sequences; empty: they stay
   std::map<int64_t, std::vector<MigrationPoint>> migration;  // of experts, by layer

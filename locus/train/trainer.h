@@ -23,7 +23,7 @@
 namespace locus::train {
 
 // What the loop works on; all of it outlives the trainer. With several ranks all of them run one,
-// with decoders of the same ParallelContext; `metrics` is rank 0's alone.
+// with transformers of the same ParallelContext; `metrics` is rank 0's alone.
 struct TrainerParts {
   model::Transformer& transformer;
   Optimizer& optimizer;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -101,6 +102,26 @@ TEST(Masking, LeavesEndsOfDocumentsAlone) {
       EXPECT_EQ(batch.input_ids[i], kEod);
     }
   }
+}
+
+TEST(Masking, TakesAtLeastOneTokenWhereAsked) {
+  for (const bool at_least_one : {false, true}) {
+    Batch batch = batch_of(3, 20);
+    std::fill(batch.input_ids.begin() + 40, batch.input_ids.end(), kEod);  // nothing to tell
+    mask_tokens(batch, masking_of(1e-9), {1, 2, 3}, at_least_one);
+    std::vector<int64_t> told(3);
+    for (size_t i = 0; i < 60; ++i) told[i / 20] += batch.labels[i] >= 0;
+    EXPECT_EQ(told, at_least_one ? (std::vector<int64_t>{1, 1, 0}) : (std::vector<int64_t>(3)));
+  }
+}
+
+TEST(Masking, RefusesIdsThatTheTokenizerLacks) {
+  Batch batch = batch_of(1, 10);
+  batch.input_ids[4] = kVocab;
+  EXPECT_NE(test::error_of<DataError>([&] {
+              mask_tokens(batch, masking_of(0.5), {1});
+            }).find("token id 100, but the tokenizer's vocabulary ends at 99"),
+            std::string::npos);
 }
 
 TEST(Masking, TakesWholeWords) {

@@ -61,6 +61,20 @@ TEST_F(PairReaderTest, ReadsLongLinesAndPackedFiles) {
   EXPECT_FALSE(packed.next(&text));
 }
 
+TEST_F(PairReaderTest, PassesOverAByteOrderMarkAndRefusesEndlessLines) {
+  EXPECT_EQ(read("\xef\xbb\xbf"
+                 "a\n",
+                 "x\n")
+                .front()
+                .first,
+            "a");
+  const std::string endless(LineReader::kMaxLineBytes + 100'000, 'x');
+  EXPECT_NE(error_of<DataError>([&] {
+              read("a\n" + endless, "x\ny\n");
+            }).find("source: line 2 has more than 1048576 bytes"),
+            std::string::npos);
+}
+
 TEST_F(PairReaderTest, RefusesFilesOfDifferentLengthAndBrokenText) {
   const std::string uneven = error_of<DataError>([&] { read("a\nb\n", "x\ny\nz\n"); });
   EXPECT_NE(uneven.find("source ends after 2 lines, but "), std::string::npos) << uneven;
@@ -115,6 +129,26 @@ TEST_F(PairRowsTest, LeavesOutPairsLongerThanARow) {
   EXPECT_NE(error_of<ConfigError>([&] {
               none.check_trainable();
             }).find("holds no pair that fits in data.sequence_length = 1"),
+            std::string::npos);
+}
+
+TEST_F(PairRowsTest, FillsEarlierRowsThatStillHaveRoom) {
+  // Of 4 and 4 tokens, 4 and 4, then 2 and 2 that fit behind the first pair.
+  const auto set = dataset({{10, 11, 12, kEod},
+                            {20, 21, 22, kEod},
+                            {13, 14, 15, kEod},
+                            {23, 24, 25, kEod},
+                            {16, kEod},
+                            {26, kEod}});
+  const SampleSource source({set}, {}, config_of(6), 1);
+  EXPECT_EQ(source.num_evaluation_sequences(), 2);
+  EXPECT_EQ(source.evaluation_batch(0, 1).source_ids, (Ids{10, 11, 12, 1, 16, 1}));
+}
+
+TEST_F(PairRowsTest, RefusesATextWithoutTokens) {
+  EXPECT_NE(error_of<DataError>([&] {
+              PairRows(*dataset({{10, kEod}, {}}), 6);
+            }).find("pair 0 has a text without tokens"),
             std::string::npos);
 }
 
@@ -174,7 +208,13 @@ TEST_F(PairRowsTest, MasksAnEncodersTokensAnewEachTimeAndTheSameInEvaluation) {
   };
   EXPECT_NE(drawn(labels(0)), drawn(labels(1)));
   EXPECT_EQ(source.training_batch(1, 1).labels, labels(1)) << "whoever asks for it";
-  EXPECT_EQ(source.evaluation_batch(1, 1).labels, source.evaluation_batch(1, 1).labels);
+  // In evaluation the masks are those of the place, whoever asks and whatever the seed.
+  const Batch both = source.evaluation_batch(0, 2);
+  const SampleSource reseeded({std::make_shared<const IndexedDataset>(prefix, 100, kEod)}, {},
+                              config_of(32), 5, masking);
+  EXPECT_EQ(reseeded.evaluation_batch(1, 1).labels,
+            Ids(both.labels.begin() + 32, both.labels.end()));
+  EXPECT_NE(drawn(source.evaluation_batch(0, 1).labels), drawn(labels(0)));
 }
 
 }  // namespace

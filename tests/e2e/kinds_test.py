@@ -50,7 +50,7 @@ class Kinds:
 
     def prepares_pairs(self):
         self.locus("prepare", "--output", "pairs", "--vocab-size", "330", "--pairs", "train.src", "train.tgt",
-                   "--test-pairs", "test.src,test.tgt", "--valid-share", "0.1")
+                   "--test-pairs", "test.src,test.tgt", "--valid-share", "0.1", "--test-share", "0.3")
         info = json.loads((self.folder / "pairs" / "dataset.json").read_text())
         assert info["pairs"] and info["domains"] == []
         sizes = {name: split["documents"] for name, split in info["splits"].items()}

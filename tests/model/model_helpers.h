@@ -1,4 +1,4 @@
-// What the model tests share: tiny decoders, presets shrunk to the size of a test.
+// What the model tests share: tiny transformers, presets shrunk to the size of a test.
 #pragma once
 
 #include <ATen/ATen.h>

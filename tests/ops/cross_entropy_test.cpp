@@ -87,6 +87,28 @@ TEST(LinearCrossEntropy, SmoothsLabelsAsTorchDoes) {
   }
 }
 
+// Chunks hold 4M logits: three of them here, the last one short; and few labels.
+TEST(LinearCrossEntropy, SmoothsLabelsOverChunksAndOfFewTokens) {
+  const int64_t vocab = int64_t{1} << 19;
+  for (const int64_t every : {1, 3}) {
+    std::vector<int64_t> label(20, -1);
+    for (size_t t = 0; t < label.size(); t += static_cast<size_t>(every)) {
+      label[t] = static_cast<int64_t>(9999 * t);
+    }
+    const at::Tensor hidden = random_leaf({20, 2}, 25, at::kFloat),
+                     weight = random_leaf({vocab, 2}, 26, at::kFloat);
+    const CrossEntropy got = linear_cross_entropy(hidden, weight, integers(label), false, 0.3);
+    got.loss_sum.backward();
+    const at::Tensor hidden2 = random_leaf({20, 2}, 25), weight2 = random_leaf({vocab, 2}, 26);
+    const at::Tensor want = at::cross_entropy_loss(at::mm(hidden2, weight2.t()), integers(label),
+                                                   {}, at::Reduction::Sum, -1, 0.3);
+    want.backward();
+    EXPECT_LT(distance(got.loss_sum, want), 1e-4) << every;
+    EXPECT_LT(distance(hidden.grad(), hidden2.grad()), 1e-4) << every;
+    EXPECT_LT(distance(weight.grad(), weight2.grad()), 1e-4) << every;
+  }
+}
+
 TEST(LinearCrossEntropy, OfFewLabelsIsThatOfTheirTokens) {
   std::vector<int64_t> label(20, -1);
   label[3] = 7;
