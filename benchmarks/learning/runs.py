@@ -30,7 +30,9 @@ class Run:
         if not path.exists():
             return []
         found = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        return [line for line in found if line["kind"] == kind]
+        # A run that was stopped has done the steps since its checkpoint again: the last line of each counts.
+        latest = {(line["step"], line.get("layer")): line for line in found if line["kind"] == kind}
+        return sorted(latest.values(), key=lambda line: line["step"])
 
     def is_trained(self) -> bool:
         return any(line["reason"] == "finished" for line in self.lines("end"))

@@ -12,11 +12,14 @@ from benchmarks.locality.variants import Variant
 
 WORK = ROOT / "runs" / "locality"
 CONFIG = ROOT / "benchmarks" / "configs" / "locality.toml"
+WARMUP_STEPS = 100  # of that file: too many for a short training
 RECORDS = pathlib.Path(__file__).with_name("runs.json")
 
 
 def run_of(variant: Variant, seed: int, steps: int) -> Run:
     settings = {"train.seed": seed, "train.max_steps": steps} | variant.model
+    if steps // 4 < WARMUP_STEPS:
+        settings["lr_schedule.warmup_steps"] = steps // 4
     name = re.sub(r"[^a-z0-9]+", "_", variant.name.lower())
     return Run(variant.name, seed, steps, WORK / f"trained_{steps}" / f"{name}-{seed}", tuple(options(settings)))
 

@@ -19,7 +19,7 @@ from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Records, Trainings  # noqa: E402
 from benchmarks.locality import learning, steps  # noqa: E402
 from benchmarks.locality.variants import (ALONE, FRONTIER, GATES, LOCMOE_BOUND, LOCMOE_ONE_LEVEL, LOCMOE_PLUS,
-                                          LOCMOE_PLUS_AT_FIRST, MAIN, SHIFTED_SHARE, SWITCH)  # noqa: E402
+                                          MAIN, SWITCH)  # noqa: E402
 
 # Each is a method of Experiment and a table of the page.
 PARTS = {"gate": "The gate", "learning": "Losses after equal steps", "frontier": "Tokens of an expert against loss",
@@ -55,27 +55,31 @@ def tokens_rows(harness: bench.Bench, records, seeds: list[int], num_steps: int)
     out = [harness.row(f"validation loss after {num_steps} steps, {seeds_text(seeds)}: locmoe_plus, and locmoe with all its tokens",
                        [one["loss"] for one in plus], "nats per token", "locmoe", [one["loss"] for one in locmoe],
                        command=COMMAND, seeds=seeds)]
-    limit = 1.1  # of top-1 with this capacity factor
+    limit = 1.1  # of top-1's tokens: what experts have room for
+    switch = [records.find(learning.run_of(SWITCH, seed, num_steps)) for seed in seeds]
     for name, key, most in (("at the end", "kept_end", 0.35), ("mean over training", "kept_mean", 0.55)):
-        out.append(harness.row(
-            f"tokens per expert, locmoe_plus, {name}", [one[key] for one in plus], "of top-1's",
-            "top-1 with capacity factor 1.1", limit, {"at_most": most}, command=COMMAND))
+        tokens = [one[key] for one in plus]
+        out.append(harness.row(f"tokens per expert, locmoe_plus, {name}", tokens, "of top-1's",
+                               "the slots of capacity factor 1.1", limit, {"at_most": most}, command=COMMAND))
+        out.append(harness.row(f"tokens per expert, locmoe_plus, {name}, and what switch has left of its", tokens, "of top-1's",
+                               "switch", [one[key] for one in switch], command=COMMAND))
     return out
 
 
 def frontier_rows(harness: bench.Bench, records, seed: int, num_steps: int) -> list[dict]:
-    """Of one seed, evaluated by the rule of training: else Switch drops nobody."""
+    """Of one seed, evaluated by the rule of training: else Switch drops nobody. Over the mean of the training: LocMoE+
+    begins with most of its tokens, the others have few all the way."""
     out, lines = [], {}
     for method, variants in FRONTIER.items():
         for variant in variants:
             found = records.find(learning.run_of(variant, seed, num_steps))
-            lines.setdefault(method, []).append((found["kept_end"], found["batch_loss"]))
+            lines.setdefault(method, []).append((found["kept_mean"], found["batch_loss"]))
             out.append(harness.row(
-                f"validation loss by the rule of training after {num_steps} steps at {found['kept_end']:.2f} of top-1's tokens: {variant.name}",
+                f"validation loss by the rule of training after {num_steps} steps with {found['kept_mean']:.2f} of top-1's tokens, {found['kept_end']:.2f} at the end: {variant.name}",
                 [found["batch_loss"]], "nats per token", command=COMMAND, kept_end=found["kept_end"],
                 kept_mean=found["kept_mean"], causal_loss=found["loss"]))
     (bench.ROOT / "docs" / "images" / "locality_frontier.svg").write_text(
-        chart.lines(f"Loss and tokens of an expert, after {num_steps} steps", "tokens of an expert, of top-1's",
+        chart.lines(f"Loss and tokens of an expert, after {num_steps} steps", "tokens of an expert over the training, of top-1's",
                     "validation loss, nats per token", {name: sorted(one) for name, one in lines.items()}),
         encoding="utf-8")
     return out
@@ -199,23 +203,20 @@ class Experiment:
         measured, found, rates = self.measure("alone", (SWITCH, *ALONE), ["b"])
         link = next(iter(rates))
         variants = (SWITCH, *ALONE)
-        return steps.byte_rows(measured, found, link, variants) + steps.rows(measured, found, link, variants, rates)
+        rows = steps.byte_rows(measured, found, link, variants) + steps.rows(measured, found, link, variants, rates)
+        _, ended, _ = self.measure("steps", MAIN, [link])
+        return rows + [self.harness.row(
+            f"links ({link}): step of locmoe_plus, mean over a training", [steps.whole_training(ended, found)], "of switch's",
+            "switch", 1.0, {"at_most": 1.0}, command=COMMAND)]
 
     def wall_time(self) -> list[dict]:
         """By the measurements of `steps`; how LocMoE+ begins, by those of `alone`, which are at links (b)."""
-        _, found, rates = self.measure("steps", MAIN, self.arguments.links)
-        _, begun, begun_rates = self.measure("alone", (SWITCH, *ALONE), ["b"])
-        at_first = steps.mean_ratio(begun, next(iter(begun_rates)), LOCMOE_PLUS_AT_FIRST, SWITCH)
-        out = []
-        for link in rates:
-            for ours in MAIN[2:] if link == "b" else MAIN[2:3]:
-                time = steps.mean_ratio(found, link, ours, SWITCH)
-                if ours is LOCMOE_PLUS:
-                    time = SHIFTED_SHARE * time + (1 - SHIFTED_SHARE) * at_first
-                for other in MAIN[:2]:
-                    num_steps = round(self.arguments.steps * time / steps.mean_ratio(found, link, other, SWITCH))
-                    out.append(wall_time_row(self.harness, self.trainings, link, ours, other, num_steps, self.arguments))
-        return out
+        _, found, _ = self.measure("steps", MAIN, ["b"])
+        _, begun, _ = self.measure("alone", (SWITCH, *ALONE), ["b"])
+        time = steps.whole_training(found, begun)
+        return [wall_time_row(self.harness, self.trainings, "b", LOCMOE_PLUS, other,
+                              round(self.arguments.steps * time / steps.mean_ratio(found, "b", other, SWITCH)), self.arguments)
+                for other in MAIN[:2]]
 
 
 def rate_of_link(text: str) -> tuple[str, float]:
@@ -230,8 +231,8 @@ def main() -> int:
     parser.add_argument("--data", default=str(bench.ROOT / "../shared/data/domains.jsonl.gz"))
     parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
     parser.add_argument("--steps", type=int, default=600, help="of a training, 4,096 tokens each")
-    parser.add_argument("--gate-steps", type=int, default=240, help="of a training of the part `gate`")
-    parser.add_argument("--frontier-steps", type=int, default=300, help="of a training of the part `frontier`")
+    parser.add_argument("--gate-steps", type=int, default=140, help="of a training of the part `gate`")
+    parser.add_argument("--frontier-steps", type=int, default=200, help="of a training of the part `frontier`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--links", nargs="+", choices=list(steps.SHARES), default=list(steps.SHARES))
     parser.add_argument("--mbit", type=rate_of_link, nargs="+", default=[], metavar="LINK=RATE",

@@ -11,7 +11,8 @@ from benchmarks.cluster import step_time
 from benchmarks.cluster.measured import NUM_RANKS, Measurements, Steps, cluster, measured_topology
 from benchmarks.learning.runs import Trainings
 from benchmarks.locality.learning import CONFIG, run_of
-from benchmarks.locality.variants import ALONE, MAIN, SWITCH, Variant
+from benchmarks.locality.variants import (ALONE, LOCMOE_PLUS, LOCMOE_PLUS_AT_FIRST, MAIN, SHIFTED_SHARE, SWITCH,
+                                          Variant)
 
 SHARES = {"a": 0.18, "b": 0.29, "c": 0.50}
 # Counts of domains are taken up at every fourth step and count from three steps on; with two rounds there are 54
@@ -89,6 +90,11 @@ def measure(on: Cluster, variants: tuple[Variant, ...], rates: dict[str, float],
     return found
 
 
+def told_name(variant: Variant) -> str:
+    """A variant that changes over a training is measured as it is at the end of one."""
+    return f"{variant.name} at its end" if variant.name == "locmoe_plus" else variant.name
+
+
 def joined(rounds: list[Steps]) -> list[float]:
     """Seconds of every step of all rounds."""
     return [seconds for one in rounds for seconds in one.seconds]
@@ -110,7 +116,7 @@ def rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant
         waited = statistics.median(share for one in rounds for share in
                                    (w / s for w, s in zip(one.waited, one.seconds)))
         out.append(measured.row(
-            f"links ({link}, {rates[link]:.0f} Mbit/s): step, {variant.name}", [one.step_s for one in rounds], "s", "switch",
+            f"links ({link}, {rates[link]:.0f} Mbit/s): step, {told_name(variant)}", [one.step_s for one in rounds], "s", "switch",
             [one.step_s for one in base], goal, waited_share=waited, steps=len(joined(rounds)),
             chosen=sorted({one.chosen for one in rounds}), command=COMMAND))
     return out
@@ -125,7 +131,7 @@ def best_row(measured: Measurements, found: dict, rates: dict[str, float]) -> li
     if not slow:
         return []
     link = min(slow, key=ratio)
-    return [measured.row(f"step of locmoe_plus where it gains most: links ({link})",
+    return [measured.row(f"step of locmoe_plus at its end, where it gains most: links ({link})",
                          [one.step_s for one in found[link, "locmoe_plus"]], "s", "switch",
                          [one.step_s for one in found[link, SWITCH.name]], {"at_most": 0.50}, command=COMMAND)]
 
@@ -139,11 +145,18 @@ def mean_ratio(found: dict, link: str, variant: Variant, base: Variant) -> float
     return statistics.mean(joined(found[link, variant.name])) / statistics.mean(joined(found[link, base.name]))
 
 
+def whole_training(ended: dict, begun: dict) -> float:
+    """Of LocMoE+, the time of a training in that of Switch, at links (b): as it is before it takes fewer tokens and at
+    its end, and on a straight way between them."""
+    at_first = mean_ratio(begun, "b", LOCMOE_PLUS_AT_FIRST, SWITCH)
+    return SHIFTED_SHARE * mean_ratio(ended, "b", LOCMOE_PLUS, SWITCH) + (1 - SHIFTED_SHARE) * at_first
+
+
 def byte_rows(measured: Measurements, found: dict, link: str, variants: tuple[Variant, ...]) -> list[dict]:
     base = inter_bytes(found[link, SWITCH.name])
     goals = {"locmoe": {"at_most": 0.30}, "switch, sequences and experts placed": {"at_most": 0.75}}
     return [measured.row(
-        f"bytes between nodes a step, {variant.name}", inter_bytes(found[link, variant.name]), "bytes", "switch", base,
+        f"bytes between nodes a step, {told_name(variant)}", inter_bytes(found[link, variant.name]), "bytes", "switch", base,
         goals.get(variant.name), command=COMMAND) for variant in variants]
 
 
@@ -152,6 +165,6 @@ def memory_rows(measured: Measurements, found: dict, link: str, variants: tuple[
     base = [one.peak_rss_bytes / 2**20 for one in found[link, SWITCH.name]]
     goals = {"locmoe_plus": {"at_most": 0.80}}
     return [measured.row(
-        f"most resident memory of a rank, {variant.name}",
+        f"most resident memory of a rank, {told_name(variant)}",
         [one.peak_rss_bytes / 2**20 for one in found[link, variant.name]], "MiB", "switch", base,
         goals.get(variant.name), command=COMMAND) for variant in variants]

@@ -87,12 +87,9 @@ GATES = (
     SWITCH, HASH,
     _gate("p at temperature 0.3 (the default)", {}),
     _gate("p at temperature 1 (the paper's)", {_TEMPERATURE: 1.0}),
-    _gate("p at temperature 0.1", {_TEMPERATURE: 0.1}),
     _gate("weight 1 at temperature 1", {_WEIGHT: "one", _TEMPERATURE: 1.0}),
     _gate("weight 1 with p's gradient at temperature 1", {_WEIGHT: "straight_through", _TEMPERATURE: 1.0}),
     _gate("p at temperature 0.3, loss-free bias", {_BIAS: 0.01} | _NO_LOSS),
-    _gate("p at temperature 0.3, three times the balance loss", {"moe.router.aux_loss_coeff": 0.03}),
-    _gate("p at temperature 0.3, no limit", {"moe.router.capacity_factor": 0.0}),
     _gate("p at temperature 0.3, the paper's ReLU", {"moe.locmoe.relu": True}),
     _gate("p at temperature 0.3, the paper's mean", {"moe.locmoe.gate_scale": "mean"}),
 )

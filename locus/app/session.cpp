@@ -214,6 +214,13 @@ void settle_domain_groups(RunConfig& config, const data::SampleSource& source) {
         "writes them, from inputs given as domain=path",
         moe.domain_groups.empty() ? "num_domain_groups" : "domain_groups");
   }
+  if (moe.domain_groups.empty() &&
+      std::cmp_greater(moe.num_domain_groups, source.domain_names().size())) {
+    throw ConfigError(
+        "moe.num_domain_groups = {}, but the training data have {} domains: experts of a group "
+        "without one would never get a token",
+        moe.num_domain_groups, source.domain_names().size());
+  }
   if (moe.domain_groups.empty()) {
     moe.domain_groups =
         moe::deal_domains(data::domain_sizes(source), moe.num_domain_groups, moe.num_experts);

@@ -88,8 +88,42 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   });
 }
 
+namespace {
+
+// Settings by which a token's experts, or their gradients, depend on the node that computes it:
+// what is learned then depends on where sequences and experts are.
+std::string depends_on_places(const RunConfig& config) {
+  std::string found;
+  for (const Field& field : config.chosen_router_options().fields()) {
+    const bool* flag = field.path == "relu" ? std::get<bool*>(field.value) : nullptr;
+    const double* coeff =
+        field.path == "locality_loss_coeff" ? std::get<double*>(field.value) : nullptr;
+    const std::string* rule =
+        field.path == "selection" ? std::get<std::string*>(field.value) : nullptr;
+    if ((flag && *flag) || (coeff && *coeff > 0) || (rule && *rule == "rank")) {
+      found += (found.empty() ? "moe." : ", moe.") + config.moe.router.type + "." + field.path;
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+void TrainSession::warn_of_places() const {
+  const bool moves =
+      config_.parallel.place_sequences || config_.parallel.place_experts_interval > 0;
+  if (parallel_.is_alone() || config_.moe.num_experts == 0 || !moves) return;
+  const std::string found = depends_on_places(config_);
+  if (found.empty()) return;
+  log::warning(
+      "{}: with it, what is learned depends on the nodes on which sequences and experts are, and "
+      "parallel.place_sequences and place_experts_interval move them",
+      found);
+}
+
 // Data and log.
 void TrainSession::open() {
+  warn_of_places();
   train_data_ =
       open_data(config_.data.train, "train", config_.data.train_weights, config_, *tokenizer_);
   train_data_->check_trainable();

@@ -37,6 +37,7 @@ class TrainSession {
   void run(std::ostream& out);
 
  private:
+  void warn_of_places() const;
   void open();
   void make_model();
   void check_data();

@@ -63,6 +63,15 @@ std::vector<std::vector<int64_t>> token_counts(const SampleSource& source,
       }
     }
   }
+  // One that the sample has missed is taken for the mean of the others: nothing speaks for it.
+  std::vector<int64_t> all(static_cast<size_t>(vocab_size));
+  for (const auto& count_V : counts) {
+    for (size_t id = 0; id < all.size(); ++id) all[id] += count_V[id];
+  }
+  for (auto& count_V : counts) {
+    if (std::all_of(count_V.begin(), count_V.end(), [](int64_t n) { return n == 0; }))
+      count_V = all;
+  }
   return counts;
 }
 

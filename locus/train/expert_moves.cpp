@@ -11,8 +11,8 @@
 namespace locus::train {
 namespace {
 
-// Rows to the experts and back, forward and backward.
-constexpr double kWays = 4;
+// Rows to the experts and back, forward and backward; with recomputation the forward ways twice.
+double ways(const model::TransformerConfig& config) { return config.recompute ? 6 : 4; }
 
 double row_bytes(const model::TransformerConfig& config) {
   const std::string& wire = config.parallel.exchange.wire_dtype;
@@ -89,7 +89,7 @@ MetricLine ExpertMoves::decide(int64_t step, int64_t layer, Layer& of) {
     for (double& tokens : tokens_E) tokens *= static_cast<double>(count_interval_);
   }
   // The coming interval as the last one.
-  const double token_bytes = kWays * row_bytes(transformer_.config());
+  const double token_bytes = ways(transformer_.config()) * row_bytes(transformer_.config());
   const double move_bytes = expert_bytes(optimizer_, layer);
   const placement::ExpertPlan plan = placement::plan_experts(
       neighbourhood_, tokens_RE, of.expert_of_slot, move_bytes / token_bytes);

@@ -285,6 +285,43 @@ TEST(LocMoePlusRouter, AdmitsAboutAsManyTokensByItsCausalRuleAsInTraining) {
   EXPECT_NEAR(static_cast<double>(causal) / static_cast<double>(training), 1.0, 0.15);
 }
 
+TEST(LocMoePlusRouter, LooksAtATokenAloneOnceItsThresholdsAreLearned) {
+  auto router = router_of(config_with(2, 1.1), "rho_end = 0.3\n");
+  for (int64_t step = 0; step < 40; ++step) {
+    router->on_step(100, 100);
+    router->route(random_input(256, kHidden, static_cast<uint64_t>(step)), tokens_of(256));
+    router->on_step_end({});
+  }
+  router->eval();
+  const at::Tensor x = random_input(40, kHidden, 9);
+  const Pairs all = pairs_of(router->route(x, tokens_of(40)));
+  EXPECT_LT(all.size(), 60u) << "the thresholds have to refuse some of the 80";
+  EXPECT_GT(all.size(), 5u);
+  Pairs alone;
+  for (int64_t t = 0; t < 40; ++t) {
+    const Pairs one = pairs_of(router->route(x.narrow(0, t, 1), tokens_of(1, t)), t);
+    alone.insert(one.begin(), one.end());
+  }
+  EXPECT_EQ(alone, all);
+}
+
+// Experts that come in the middle of a training keep all their tokens at first, as others did.
+TEST(LocMoePlusRouter, CountsItsScheduleFromTheStepOfItsExperts) {
+  const auto kept_at = [](int64_t first_step, int64_t step) {
+    RouterContext context = context_of(kExperts, kHidden);
+    context.first_step = first_step;
+    auto router = make_router(config_with(1, 0), context,
+                              options_of("locmoe_plus", "rho_end = 0.2\nshift_begin = 0.5\n"));
+    router->on_step(step, 100);
+    router->route(random_input(200, kHidden, 3), tokens_of(200));
+    router->on_step_end({});  // knows now how well experts tell tokens apart
+    return router->route(random_input(200, kHidden, 4), tokens_of(200)).assignment.token_N.numel();
+  };
+  EXPECT_EQ(kept_at(50, 60), 200);
+  EXPECT_LT(kept_at(0, 70), 200);
+  EXPECT_EQ(kept_at(0, 99), kept_at(50, 99));
+}
+
 TEST(LocMoePlusRouter, AdmitsAllByItsCausalRuleWhereItRefusesNobodyInTraining) {
   auto router = router_of(config_with(1, 0));
   train(*router);

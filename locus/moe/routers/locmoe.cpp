@@ -3,6 +3,9 @@
 // Gate, eq. 2-4: the channels of a token in E groups, the mean of a group is the value of an expert
 // (grouped average pooling, GrAP). p = softmax(values / temperature), the k best experts.
 //
+// Capacity, theorem 1: the bound is in the metrics whatever the policy, and is the policy with
+// "bound" and "adaptive". "factor" and "target_drop" do not heed it: measured angles ask for less.
+//
 // Losses: the balance loss; and locality, eq. 7: coeff * KL(D_c || D_l), D_c = the rank's mean p,
 // D_l = all mass on the experts of the rank's own node. Ours, because the paper's KL is infinite: a
 // share `locality_eps` of D_l is spread over the experts elsewhere.
