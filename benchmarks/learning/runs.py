@@ -16,6 +16,10 @@ import threading
 from benchmarks import bench
 
 
+# Trainings of fewer steps are evaluated on a part of the data: it would take as long as they do.
+SHORT_STEPS = 150
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One training. `settings`: what makes the model and its training, as `--set` options."""
@@ -116,8 +120,9 @@ class Trainings:
     def finish(self, run: Run) -> None:
         """Trains and evaluates what is not done yet."""
         self.train(run)
-        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads",
-                  self.threads, "--output", run.folder / "eval.json", log=run.folder.with_suffix(".log"))
+        some = ["--max-batches", 40] if run.steps < SHORT_STEPS else []
+        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads", self.threads, *some,
+                  "--output", run.folder / "eval.json", log=run.folder.with_suffix(".log"))
 
     def train(self, run: Run) -> None:
         run.folder.parent.mkdir(parents=True, exist_ok=True)

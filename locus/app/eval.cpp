@@ -186,7 +186,9 @@ void eval(const EvalOptions& options, std::ostream& out) {
     record["rule"] = "causal";
     record["batch_rule"] = to_json(leaking);
     record["rule_agreement"] = leaking.rule_agreement;
-    out << "the same with the training rule, which looks at later tokens:\n"
+    out << (loaded.config.model.is_decoder()
+                ? "the same with the training rule, which looks at later tokens:\n"
+                : "the same with the training rule, which looks at other texts of a batch:\n")
         << score_row("all (leaks)", leaking.total)
         << format("both rules give {:.1f}% of the tokens the same experts\n",
                   100 * leaking.rule_agreement);

@@ -30,6 +30,17 @@ bool is_blank(const std::string& text) {
   return text.find_first_not_of(" \t") == std::string::npos;
 }
 
+// Before the work, not after it.
+void check_output(const std::string& path) {
+  if (path.empty()) return;
+  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : ".";
+  std::error_code ignored;  // what cannot be looked at cannot be written to
+  if (!fs::is_directory(folder, ignored)) {
+    throw DataError("{}: cannot be created: {} is no folder", path, folder.string());
+  }
+  if (fs::is_directory(path, ignored)) throw DataError("{}: is a folder", path);
+}
+
 // A translation is a line, whatever a model says.
 std::string as_line(std::string text) {
   std::replace_if(
@@ -40,9 +51,17 @@ std::string as_line(std::string text) {
 // Of blank texts, which nobody has trained on, blank ones.
 std::vector<std::string> translate_texts(LoadedModel& loaded, const std::vector<std::string>& texts,
                                          const TranslateOptions& options) {
+  const int64_t context = loaded.config.model.max_position_embeddings;
   std::vector<std::vector<int32_t>> ids;
-  for (const std::string& text : texts) {
-    if (!is_blank(text)) ids.push_back(loaded.tokenizer->encode(text));
+  for (size_t i = 0; i < texts.size(); ++i) {
+    if (is_blank(texts[i])) continue;
+    ids.push_back(loaded.tokenizer->encode(texts[i]));
+    if (std::ssize(ids.back()) < context) continue;
+    throw DataError(
+        "{}: line {} has {} tokens, but the model's context (max_position_embeddings) holds at "
+        "most {} and their end",
+        options.input.empty() ? "standard input" : options.input, i + 1, ids.back().size(),
+        context - 1);
   }
   ProgressBar bar("translating", std::ssize(ids));
   const auto found = eval::beam_search(
@@ -81,6 +100,7 @@ void translate(const TranslateOptions& options, std::ostream& out) {
                       texts.size());
     }
   }
+  check_output(options.output);
   watch_signals();  // not before: a signal has to end the waiting for input
   LoadedModel loaded = load_model(options.checkpoint, options.dtype, options.num_threads);
   if (!loaded.config.model.is_encoder_decoder()) {

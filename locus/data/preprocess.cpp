@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "locus/base/error.h"
@@ -355,7 +356,15 @@ void check_splits(const PrepareConfig& config, const DatasetInfo& info) {
   if (info.splits.at("train").total.documents == 0) {
     throw DataError(
         "all documents fell in the validation and test splits: change split_seed or lower "
-        "valid_share and test_share");
+        "valid_share and test_share{}",
+        config.pairs ? ", and train on other pairs than those of valid_pairs and test_pairs" : "");
+  }
+  for (const auto& [split, key, files] :
+       {std::tuple{"valid", "valid_pairs", &config.valid_pairs},
+        std::tuple{"test", "test_pairs", &config.test_pairs}}) {
+    if (files->empty() || info.splits.at(split).total.documents > 0) continue;
+    throw DataError("{}: {} and {} hold no pair that has not come before", key, files->front(),
+                    files->back());
   }
   for (const auto& [split, share] :
        {std::pair{"valid", config.valid_share}, std::pair{"test", config.test_share}}) {

@@ -84,6 +84,12 @@ std::string kind_words(const RunInfo& info) {
   return info.num_encoder_layers == info.num_layers ? "An encoder" : "An encoder-decoder";
 }
 
+// The tokens that the model tells.
+std::string told_tokens(const RunInfo& info) {
+  return info.num_encoder_layers > 0 && info.num_encoder_layers == info.num_layers ? "masked"
+                                                                                    : "next";
+}
+
 std::string model_words(const RunData& run) {
   const RunInfo& info = run.info;
   std::string words = kind_words(info);
@@ -112,7 +118,8 @@ std::string validation_words(const RunData& run) {
   }
   words += ")";
   if (std::isfinite(last.accuracy)) {
-    words += "; " + human_percent(last.accuracy) + " of the next tokens were guessed right";
+    words += "; " + human_percent(last.accuracy) + " of the " + told_tokens(run.info) +
+             " tokens were guessed right";
   }
   return words + ".";
 }
@@ -179,7 +186,8 @@ std::vector<Fact> list_facts(const RunData& run) {
       {"Validation loss", human_number(valid.loss)},
       {"Validation perplexity", human_number(valid.perplexity)},
       {"Bits per byte", human_number(valid.bits_per_byte)},
-      {"Next-token accuracy", human_percent(valid.accuracy)},
+      {told_tokens(run.info) == "next" ? "Next-token accuracy" : "Masked-token accuracy",
+       human_percent(valid.accuracy)},
       {"Parameters", human_count(info.parameters)},
       {"Active parameters", human_count(info.active_parameters)},
       {"Layers", human_integer(info.num_layers)},

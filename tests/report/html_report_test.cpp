@@ -60,6 +60,7 @@ TEST(HtmlReport, SaysWhatKindOfModelItWas) {
   RunData data = synthetic(run);
   data.info.num_encoder_layers = data.info.num_layers;
   EXPECT_NE(make_html_report({data}).find("An encoder of 9.46 M"), std::string::npos);
+  EXPECT_NE(make_html_report({data}).find("Masked-token accuracy"), std::string::npos);
   data.info.num_encoder_layers = 1;
   EXPECT_NE(make_html_report({data}).find("An encoder-decoder of 9.46 M"), std::string::npos);
 }

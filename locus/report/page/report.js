@@ -210,7 +210,7 @@
         {noisy: true});
     addCurveChart(
         parent, 'valid_accuracy',
-        {title: 'Next-token accuracy', unit: 'validation', format: formatPercent}, {marks: true});
+        {title: 'Accuracy of tokens', unit: 'validation', format: formatPercent}, {marks: true});
   }
 
   function makeTime() {
