@@ -75,6 +75,8 @@ class Records:
 
     def add(self, record: dict) -> None:
         with self.lock:
+            if self.path.exists():  # another driver may have added some
+                self.all = json.loads(self.path.read_text(encoding="utf-8"))
             self.all.append(record)
             self.all.sort(key=lambda one: (one["steps"], one["name"], one["seed"]))
             text = ",\n".join(json.dumps(one) for one in self.all)

@@ -177,7 +177,8 @@ class Experiment:
         on = steps.Cluster(self.harness, measured, self.trainings, self.arguments.steps, self.arguments.seeds[0])
         rates = {link: self.arguments.mbit[link] for link in links if link in self.arguments.mbit}
         rates |= on.find_rates([link for link in links if link not in rates])
-        return measured, steps.measure(on, variants, rates, self.arguments.rounds), rates
+        rounds = self.arguments.alone_rounds if part == "alone" else self.arguments.rounds
+        return measured, steps.measure(on, variants, rates, rounds), rates
 
     def steps(self) -> list[dict]:
         measured, found, rates = self.measure("steps", MAIN, self.arguments.links)
@@ -242,6 +243,7 @@ def main() -> int:
     parser.add_argument("--mbit", type=rate_of_link, nargs="+", default=[], metavar="LINK=RATE",
                         help="rates that are known; those of the other --links are searched for")
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each variant on the cluster, in turns")
+    parser.add_argument("--alone-rounds", type=int, default=1, help="the same of the part `alone`")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()

@@ -267,11 +267,11 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   const Fields now = phase_.fields();
   for (size_t i = 0; i < now.size(); ++i) {
     const std::string& key = now[i].path;
-    const bool matters = key.starts_with("model.") || key.starts_with("moe.") ||
-                         key.starts_with("data.") || key.starts_with("optimizer.") ||
-                         key.starts_with("lr_schedule.") || key.starts_with("evolve.") ||
-                         key == "train.seed" || key == "train.label_smoothing" || key == "train.max_steps" ||
-                         key == "train.global_batch_size" || key == "train.dtype";
+    const bool matters =
+        key.starts_with("model.") || key.starts_with("moe.") || key.starts_with("data.") ||
+        key.starts_with("optimizer.") || key.starts_with("lr_schedule.") ||
+        key.starts_with("evolve.") || key == "train.seed" || key == "train.label_smoothing" ||
+        key == "train.max_steps" || key == "train.global_batch_size" || key == "train.dtype";
     const std::string was = locus::to_toml(before[i].value);
     const std::string is = locus::to_toml(now[i].value);
     if (was != is && makes_shape(key)) {

@@ -359,9 +359,8 @@ void check_splits(const PrepareConfig& config, const DatasetInfo& info) {
         "valid_share and test_share{}",
         config.pairs ? ", and train on other pairs than those of valid_pairs and test_pairs" : "");
   }
-  for (const auto& [split, key, files] :
-       {std::tuple{"valid", "valid_pairs", &config.valid_pairs},
-        std::tuple{"test", "test_pairs", &config.test_pairs}}) {
+  for (const auto& [split, key, files] : {std::tuple{"valid", "valid_pairs", &config.valid_pairs},
+                                          std::tuple{"test", "test_pairs", &config.test_pairs}}) {
     if (files->empty() || info.splits.at(split).total.documents > 0) continue;
     throw DataError("{}: {} and {} hold no pair that has not come before", key, files->front(),
                     files->back());

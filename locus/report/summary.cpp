@@ -87,7 +87,7 @@ std::string kind_words(const RunInfo& info) {
 // The tokens that the model tells.
 std::string told_tokens(const RunInfo& info) {
   return info.num_encoder_layers > 0 && info.num_encoder_layers == info.num_layers ? "masked"
-                                                                                    : "next";
+                                                                                   : "next";
 }
 
 std::string model_words(const RunData& run) {

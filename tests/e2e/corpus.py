@@ -1,4 +1,5 @@
 """A small corpus, a data set and a settings file that train in a second, for the end-to-end tests."""
+import json
 import pathlib
 import random
 import subprocess
@@ -65,3 +66,15 @@ def make(program, folder):
     locus(program, "prepare", "--output", "data", "--vocab-size", "400", "--valid-share", "0.1", "--test-share", "0.1",
           "text.jsonl", cwd=folder)
     return folder
+
+
+def lines_of(run, kind):
+    """Of a run's metrics."""
+    return [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if line["kind"] == kind]
+
+
+def sums_of(run):
+    """Of the last checkpoint: equal where the weights and the optimiser's state are."""
+    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    return {name: files[name]["xxh128"] for name in ("model.safetensors", "optimizer.safetensors")}

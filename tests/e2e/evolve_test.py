@@ -23,17 +23,6 @@ ratio = 0.2
 """
 
 
-def lines_of(run, kind):
-    return [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if line["kind"] == kind]
-
-
-def sums_of(run):
-    """Of the last checkpoint: equal where the weights and the optimiser's state are."""
-    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
-    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-    return {name: files[name]["xxh128"] for name in ("model.safetensors", "optimizer.safetensors")}
-
-
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -56,15 +45,15 @@ class Growing:
     def grows(self):
         self.train("whole")
         run = self.folder / "whole"
-        spawn, = lines_of(run, "spawn")
+        spawn, = corpus.lines_of(run, "spawn")
         assert (spawn["step"], spawn["num_experts_before"], spawn["num_experts"]) == (24, 1, 4), spawn
-        assert [line["num_experts"] for line in lines_of(run, "run")] == [0, 4]
-        before, after = [line["loss"] for line in lines_of(run, "valid") if line["step"] == 24]
+        assert [line["num_experts"] for line in corpus.lines_of(run, "run")] == [0, 4]
+        before, after = [line["loss"] for line in corpus.lines_of(run, "valid") if line["step"] == 24]
         assert abs(after - before) < 0.5, (before, after)  # a fifth of three experts' weights is gone
-        steps = [line["step"] for line in lines_of(run, "train")]
+        steps = [line["step"] for line in corpus.lines_of(run, "train")]
         assert steps == sorted(steps) and steps[-1] == 60, steps
-        active = [line["experts_per_token"] for line in lines_of(run, "moe")]
-        assert all(line["step"] > 24 for line in lines_of(run, "moe"))
+        active = [line["experts_per_token"] for line in corpus.lines_of(run, "moe")]
+        assert all(line["step"] > 24 for line in corpus.lines_of(run, "moe"))
         assert active[0] > 2 and active[-1] == 1, active  # all of them at first, one at the end
 
     def resumes_exactly(self):
@@ -79,23 +68,23 @@ class Growing:
                 if int(path.name.removeprefix("step_")) > (stop if stop % 3 == 0 else stop - stop % 3):
                     subprocess.run(["rm", "-r", path], check=True)
             self.train(name, "checkpoint.keep_last=0", resume=True)
-            assert sums_of(self.folder / name) == sums_of(whole), name
+            assert corpus.sums_of(self.folder / name) == corpus.sums_of(whole), name
 
     def copies_leave_the_loss(self):
         self.train("copies", "evolve.diversify=copy", "moe.dense_to_sparse.noise=none",
                    "moe.dense_to_sparse.threshold=0.0")
-        before, after = [line["loss"] for line in lines_of(self.folder / "copies", "valid") if line["step"] == 24]
+        before, after = [line["loss"] for line in corpus.lines_of(self.folder / "copies", "valid") if line["step"] == 24]
         assert abs(after - before) < 1e-5, (before, after)
 
     def grows_by_slope(self):
         self.train("slope", "evolve.spawn_slope=1000.0", "evolve.slope_window=5", "evolve.spawn_steps=[50]")
-        spawn, = lines_of(self.folder / "slope", "spawn")
+        spawn, = corpus.lines_of(self.folder / "slope", "spawn")
         assert spawn["step"] == 15, spawn  # two windows after the warm-up
 
     def grows_twice(self):
         self.train("twice", "evolve.num_experts=[1,2]", "evolve.spawn_steps=[12,36]")
         run = self.folder / "twice"
-        assert [(line["step"], line["num_experts"]) for line in lines_of(run, "spawn")] == [(12, 2), (36, 4)]
+        assert [(line["step"], line["num_experts"]) for line in corpus.lines_of(run, "spawn")] == [(12, 2), (36, 4)]
         checkpoints = run / "checkpoints"
         self.train("twice_again", "evolve.num_experts=[1,2]", "evolve.spawn_steps=[12,36]", "checkpoint.keep_last=0")
         again = self.folder / "twice_again"
@@ -103,18 +92,18 @@ class Growing:
             if int(path.name.removeprefix("step_")) > 36:
                 subprocess.run(["rm", "-r", path], check=True)
         self.train("twice_again", "evolve.num_experts=[1,2]", "evolve.spawn_steps=[12,36]", resume=True)
-        assert sums_of(again) == sums_of(run), checkpoints
+        assert corpus.sums_of(again) == corpus.sums_of(run), checkpoints
 
     def starts_from_a_dense_model(self):
         dense = ["moe.num_experts=0", "evolve.num_experts=[]", "evolve.spawn_steps=[]", "model.intermediate_size=48"]
         self.train("dense", *dense)
-        loss = lines_of(self.folder / "dense", "valid")[-1]["loss"]
+        loss = corpus.lines_of(self.folder / "dense", "valid")[-1]["loss"]
         self.train("upcycled", "checkpoint.initial_load_path=dense", "evolve.spawn_steps=[0]", "moe.num_experts=4",
                    "lr_schedule.lr=1e-5", "lr_schedule.min_lr=1e-6", "moe.dense_to_sparse.noise=none",
                    "evolve.diversify=copy")
         run = self.folder / "upcycled"
-        assert lines_of(run, "spawn")[0]["step"] == 0
-        assert abs(lines_of(run, "valid")[0]["loss"] - loss) < 0.1
+        assert corpus.lines_of(run, "spawn")[0]["step"] == 0
+        assert abs(corpus.lines_of(run, "valid")[0]["loss"] - loss) < 0.1
         corpus.locus(self.program, "eval", "--checkpoint", "upcycled", cwd=self.folder)
         _, errors = self.train("narrow", "checkpoint.initial_load_path=dense", "evolve.spawn_steps=[0]",
                                "moe.intermediate_size=40", code=2)
@@ -150,7 +139,7 @@ class Growing:
             for process in processes:
                 _, errors = process.communicate(timeout=300)
                 assert process.returncode == 0, errors
-            losses[name] = [line["loss"] for line in lines_of(self.folder / name, "train")]
+            losses[name] = [line["loss"] for line in corpus.lines_of(self.folder / name, "train")]
         apart = max(abs(one - two) for one, two in zip(losses["one"], losses["two"], strict=True))
         assert apart < 2e-3, losses
 

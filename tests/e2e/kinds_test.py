@@ -20,16 +20,6 @@ TRANSLATION = [*ENCODER_DECODER, "data.train=[\"pairs\"]", "train.max_steps=400"
                "checkpoint.interval=200", "checkpoint.keep_last=0", "eval.interval=200"]
 
 
-def lines_of(run, kind):
-    return [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if line["kind"] == kind]
-
-
-def sums_of(run):
-    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
-    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-    return {name: files[name]["xxh128"] for name in ("model.safetensors", "optimizer.safetensors")}
-
-
 class Kinds:
     def __init__(self, program, folder):
         self.program, self.folder = program, corpus.make(program, folder)
@@ -59,7 +49,7 @@ class Kinds:
 
     def translates(self):
         self.train("translation", *TRANSLATION)
-        losses = [line["loss"] for line in lines_of(self.folder / "translation", "valid")]
+        losses = [line["loss"] for line in corpus.lines_of(self.folder / "translation", "valid")]
         assert losses[-1] < losses[0] < 6, losses
         out, _ = self.locus("translate", "--checkpoint", "translation", "--input", "test.src", "--output", "test.out",
                             "--reference", "test.tgt")
@@ -93,7 +83,7 @@ class Kinds:
         for path in (self.folder / "stopped" / "checkpoints").glob("step_*400"):
             subprocess.run(["rm", "-r", path], check=True)
         self.train("stopped", *TRANSLATION, resume=True)
-        assert sums_of(self.folder / "stopped") == sums_of(self.folder / "translation")
+        assert corpus.sums_of(self.folder / "stopped") == corpus.sums_of(self.folder / "translation")
 
     def is_a_model_folder(self):
         self.locus("export", "translation", "folder")
@@ -106,7 +96,7 @@ class Kinds:
     def tells_masked_tokens(self):
         encoder = ["model.num_encoder_layers=2", "train.max_steps=60", "data.mask_whole_words=true"]
         self.train("encoder", *encoder)
-        losses = [line["loss"] for line in lines_of(self.folder / "encoder", "valid")]
+        losses = [line["loss"] for line in corpus.lines_of(self.folder / "encoder", "valid")]
         assert losses[-1] < losses[0], losses
         out, _ = self.locus("eval", "--checkpoint", "encoder", "--output", "score.json")
         again, _ = self.locus("eval", "--checkpoint", "encoder")
