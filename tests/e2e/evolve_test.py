@@ -4,7 +4,6 @@ from a dense checkpoint, and what is refused.
     evolve_test.py build/locus
 """
 import argparse
-import json
 import os
 import pathlib
 import socket
