@@ -243,7 +243,7 @@ def main() -> int:
     parser.add_argument("--mbit", type=rate_of_link, nargs="+", default=[], metavar="LINK=RATE",
                         help="rates that are known; those of the other --links are searched for")
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each variant on the cluster, in turns")
-    parser.add_argument("--alone-rounds", type=int, default=1, help="the same of the part `alone`")
+    parser.add_argument("--alone-rounds", type=int, default=2, help="the same of the part `alone`")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()

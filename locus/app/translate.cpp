@@ -12,6 +12,7 @@
 #include "locus/base/progress.h"
 #include "locus/base/signals.h"
 #include "locus/data/pair_reader.h"
+#include "locus/data/utf8.h"
 #include "locus/eval/beam_search.h"
 #include "locus/eval/bleu.h"
 
@@ -24,10 +25,6 @@ std::vector<std::string> read_lines(const std::string& path) {
   data::LineReader reader(path.empty() ? "/dev/stdin" : path);
   for (std::string line; reader.next(&line);) lines.push_back(line);
   return lines;
-}
-
-bool is_blank(const std::string& text) {
-  return text.find_first_not_of(" \t") == std::string::npos;
 }
 
 // Before the work, not after it.
@@ -54,7 +51,7 @@ std::vector<std::string> translate_texts(LoadedModel& loaded, const std::vector<
   const int64_t context = loaded.config.model.max_position_embeddings;
   std::vector<std::vector<int32_t>> ids;
   for (size_t i = 0; i < texts.size(); ++i) {
-    if (is_blank(texts[i])) continue;
+    if (data::is_blank(texts[i])) continue;
     ids.push_back(loaded.tokenizer->encode(texts[i]));
     if (std::ssize(ids.back()) < context) continue;
     throw DataError(
@@ -73,8 +70,8 @@ std::vector<std::string> translate_texts(LoadedModel& loaded, const std::vector<
   std::vector<std::string> translations;
   size_t next = 0;
   for (const std::string& text : texts) {
-    translations.push_back(is_blank(text) ? ""
-                                          : as_line(loaded.tokenizer->decode(found[next++].ids)));
+    translations.push_back(
+        data::is_blank(text) ? "" : as_line(loaded.tokenizer->decode(found[next++].ids)));
   }
   return translations;
 }

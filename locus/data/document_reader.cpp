@@ -5,13 +5,10 @@
 #include "locus/base/signals.h"
 #include "locus/data/dataset_format.h"
 #include "locus/data/file_readers.h"
+#include "locus/data/utf8.h"
 
 namespace locus::data {
 namespace {
-
-bool is_blank(const std::string& text) {
-  return text.find_first_not_of(" \t\r\n\v\f") == std::string::npos;
-}
 
 // All documents of the file belong to file.domain.
 bool has_one_domain(const InputFile& file) { return !file.jsonl || file.domain_given; }

@@ -13,10 +13,6 @@ constexpr size_t kReadBytes = size_t{1} << 16;
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
-bool is_blank(const std::string& line) {
-  return line.find_first_not_of(" \t\r\n\v\f") == std::string::npos;
-}
-
 }  // namespace
 
 LineReader::LineReader(const std::string& path) : path_(path), stream_(open_byte_stream(path)) {}

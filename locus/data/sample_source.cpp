@@ -156,8 +156,8 @@ void SampleSource::State::set_mixture(std::vector<double> weights) {
 
 // The place of a dataset's n-th training sample in its stream; of pairs, its row.
 int64_t SampleSource::State::window_start(int32_t source, int64_t sample) const {
-  const Source& plan_source = sources[static_cast<size_t>(source)];
-  const EpochPlan& plan = plan_source.epoch;
+  const Source& own = sources[static_cast<size_t>(source)];
+  const EpochPlan& plan = own.epoch;
   const auto number = static_cast<uint64_t>(source);
   const auto epoch = static_cast<uint64_t>(sample / plan.num_windows);
   const uint64_t shift = random_bits(random_key({seed, name_key("shift"), number, epoch}), 0) %
@@ -165,7 +165,7 @@ int64_t SampleSource::State::window_start(int32_t source, int64_t sample) const 
   const uint64_t window = permute_index(random_key({seed, name_key("window"), number, epoch}),
                                         static_cast<uint64_t>(sample % plan.num_windows),
                                         static_cast<uint64_t>(plan.num_windows));
-  return static_cast<int64_t>(shift) + place_of_window(plan_source, static_cast<int64_t>(window));
+  return static_cast<int64_t>(shift) + place_of_window(own, static_cast<int64_t>(window));
 }
 
 int64_t SampleSource::State::place_of_window(const Source& source, int64_t window) const {

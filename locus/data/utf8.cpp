@@ -76,4 +76,8 @@ size_t part_end(std::string_view text, size_t max_bytes) {
   return boundary > 0 ? boundary : max_bytes;
 }
 
+bool is_blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
+}
+
 }  // namespace locus::data

@@ -1,4 +1,4 @@
-// Is it UTF-8, and where may text be cut?
+// Is it UTF-8, where may text be cut, is there any?
 #pragma once
 
 #include <cstddef>
@@ -18,5 +18,8 @@ size_t utf8_boundary(std::string_view text, size_t position);
 // Text that fits is one part; a part is never empty. No piece of a tokenizer of ours crosses the
 // first two places.
 size_t part_end(std::string_view text, size_t max_bytes);
+
+// Nothing but ASCII white space, or nothing at all.
+bool is_blank(std::string_view text);
 
 }  // namespace locus::data
