@@ -57,6 +57,15 @@ void train(Router& router) {
   router.on_step(100, 100);
 }
 
+// So many steps at the end of the shift that the running means have settled.
+void learn_thresholds(Router& router) {
+  for (int64_t step = 0; step < 40; ++step) {
+    router.on_step(100, 100);
+    router.route(random_input(256, kHidden, static_cast<uint64_t>(step)), tokens_of(256));
+    router.on_step_end({});
+  }
+}
+
 TEST(Affinity, IsTheCosineToTheRowOfThePooledGate) {
   const int64_t hidden = 29;
   const at::Tensor x = random_input(40, hidden);
@@ -273,11 +282,7 @@ TEST(LocMoePlusRouter, ChoosesTheSameOnAnyNumberOfRanks) {
 
 TEST(LocMoePlusRouter, AdmitsAboutAsManyTokensByItsCausalRuleAsInTraining) {
   auto router = router_of(config_with(2, 1.1), "rho_end = 0.4\n");
-  for (int64_t step = 0; step < 40; ++step) {
-    router->on_step(100, 100);
-    router->route(random_input(256, kHidden, static_cast<uint64_t>(step)), tokens_of(256));
-    router->on_step_end({});
-  }
+  learn_thresholds(*router);
   const at::Tensor x = random_input(2000, kHidden, 77);
   const int64_t training = router->route(x, tokens_of(2000)).assignment.token_N.numel();
   router->eval();
@@ -287,11 +292,7 @@ TEST(LocMoePlusRouter, AdmitsAboutAsManyTokensByItsCausalRuleAsInTraining) {
 
 TEST(LocMoePlusRouter, LooksAtATokenAloneOnceItsThresholdsAreLearned) {
   auto router = router_of(config_with(2, 1.1), "rho_end = 0.3\n");
-  for (int64_t step = 0; step < 40; ++step) {
-    router->on_step(100, 100);
-    router->route(random_input(256, kHidden, static_cast<uint64_t>(step)), tokens_of(256));
-    router->on_step_end({});
-  }
+  learn_thresholds(*router);
   router->eval();
   const at::Tensor x = random_input(40, kHidden, 9);
   const Pairs all = pairs_of(router->route(x, tokens_of(40)));
