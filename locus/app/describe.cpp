@@ -5,8 +5,8 @@
 
 #include "locus/base/format.h"
 #include "locus/model/family.h"
+#include "locus/model/layer_config.h"
 #include "locus/model/size.h"
-#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::app {
@@ -19,7 +19,7 @@ std::string row(std::string_view name, const std::string& value) {
 int64_t num_moe_layers(const RunConfig& config) {
   int64_t count = 0;
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i)
-    count += model::is_moe_layer(config.moe, i) ? 1 : 0;
+    count += model::layer_config(config.model, config.moe, i).has_experts() ? 1 : 0;
   return count;
 }
 
@@ -78,6 +78,32 @@ std::string describe_traffic(const RunConfig& config, const model::ParameterCoun
   return out;
 }
 
+// Where they were cut, each has a shape of its own.
+std::string describe_layers(const RunConfig& config) {
+  std::string out;
+  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
+    const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
+    std::string text = layer.has_attention
+                           ? format("{} heads", layer.model.num_attention_heads)
+                           : "no self-attention";
+    if (model::has_cross_attention(config.model, i)) {
+      text += format(", {} cross-attention heads",
+                     layer.cross_kv_heads * config.model.heads_per_group());
+    }
+    if (!layer.has_feed_forward) {
+      text += ", no feed-forward";
+    } else if (layer.has_experts()) {
+      text += format(", {} experts of width {}, {} per token", layer.moe.num_experts,
+                     layer.moe.intermediate_size,
+                     moe::find_router(config.moe.router.type).experts_per_token(layer.moe));
+    } else {
+      text += format(", width {}", layer.model.intermediate_size);
+    }
+    out += row(format("of it, layer {}", i), text);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string short_number(double value) { return scaled(value, 1000, {"", "K", "M", "G", "T"}); }
@@ -106,6 +132,7 @@ std::string describe_model(const RunConfig& config, int64_t num_ranks) {
                       moe::find_router(config.moe.router.type).experts_per_token(config.moe)));
     out += row("router", config.moe.router.type);
   }
+  if (!model::is_uniform(m, config.moe)) out += describe_layers(config);
   out += "parameters\n";
   out += row("total", number(count.total()));
   out += row("active per token", number(count.active()));

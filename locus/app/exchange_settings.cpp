@@ -2,8 +2,9 @@
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
+#include "locus/model/layer_config.h"
 #include "locus/model/size.h"
-#include "locus/model/transformer.h"
+#include "locus/moe/domain_groups.h"
 #include "locus/moe/exchange.h"
 #include "locus/moe/exchange_choice.h"
 #include "locus/moe/router.h"
@@ -27,6 +28,24 @@ void read_links(const std::string& path, cluster::Topology& topology) {
   }
   topology.inter_node = measured.inter_node;
   topology.intra_node = measured.intra_node;
+}
+
+// Where each domain's experts are on one node and sequences are placed, most rows stay there: what
+// leaves is what equal numbers of sequences push out. Nine tenths stayed in docs/locality.md; the
+// data would tell, but are not open yet.
+double near_share(const RunConfig& config, const comm::ParallelContext& parallel) {
+  constexpr double kPlacedNear = 0.9;
+  const int64_t nodes = parallel.ep_nodes ? parallel.ep_nodes->num_nodes : 1;
+  const moe::MoeConfig& moe = config.moe;
+  if (nodes == 1 || !config.parallel.place_sequences || moe.num_experts % nodes != 0) return 0;
+  const int64_t experts_of_node = moe.num_experts / nodes;
+  if (moe.domain_groups.empty()) return moe.num_domain_groups % nodes == 0 && moe.num_domain_groups > 0 ? kPlacedNear : 0;
+  for (const moe::DomainGroup& group : moe::parse_domain_groups(moe.domain_groups)) {
+    for (const int64_t expert : group.experts) {
+      if (expert / experts_of_node != group.experts.front() / experts_of_node) return 0;
+    }
+  }
+  return kPlacedNear;
 }
 
 // A rate of 0 takes no time.
@@ -69,7 +88,7 @@ std::string settle_exchange(const RunConfig& config, double flops_per_s,
   const model::ParameterCount count = model::count_parameters(config.model, config.moe);
   double layers = 0;
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
-    if (model::is_moe_layer(config.moe, i)) ++layers;
+    if (model::layer_config(config.model, config.moe, i).has_experts()) ++layers;
   }
   if (layers == 0) return "none: no layer has experts";
   const moe::ExchangeLoad load{
@@ -78,7 +97,8 @@ std::string settle_exchange(const RunConfig& config, double flops_per_s,
       .num_tokens = num_tokens,
       .row_bytes = static_cast<double>(config.model.hidden_size) * (half ? 2 : 4),
       .expert_flops = 2 * static_cast<double>(count.active_experts) / layers * num_tokens,
-      .flops_per_s = flops_per_s};
+      .flops_per_s = flops_per_s,
+      .near_share = near_share(config, parallel)};
   // Exchanges by nodes run collectives on two threads, which NCCL wants in one order on all ranks.
   if (config.train.device != "cpu" && parallel.exchange.type == "auto") {
     parallel.exchange.type = "flat";

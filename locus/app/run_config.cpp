@@ -12,6 +12,7 @@
 #include "locus/base/toml.h"
 #include "locus/evolve/phases.h"
 #include "locus/model/family.h"
+#include "locus/model/layer_config.h"
 #include "locus/model/size.h"
 #include "locus/moe/domain_groups.h"
 #include "locus/moe/exchange.h"
@@ -49,6 +50,7 @@ class Problems {
   void share(std::string_view key, double value) {
     add_if(!(value >= 0 && value < 1), "{} = {} must be at least 0 and below 1", key, value);
   }
+  bool is_empty() const { return texts_.empty(); }
   std::vector<std::string> take() { return std::move(texts_); }
   void append(std::vector<std::string> more) {
     texts_.insert(texts_.end(), more.begin(), more.end());
@@ -338,6 +340,7 @@ std::vector<std::string> RunConfig::problems() const {
   Problems out;
   check_model(model, data.sequence_length, out);
   check_moe(*this, out);
+  if (out.is_empty()) out.append(model::layer_problems(model, moe));
   check_data(data, out);
   check_training(*this, out);
   check_evolution(*this, out);
@@ -458,6 +461,14 @@ void validate_ranks(const RunConfig& config, int64_t world_size) {
   out.add_if(ep > 1 && config.moe.num_experts % ep != 0,
              "parallel.expert_model_parallel_size = {} does not divide moe.num_experts = {}", ep,
              config.moe.num_experts);
+  for (int64_t i = 0; ep > 1 && i < config.model.num_hidden_layers; ++i) {
+    if (config.moe.experts_per_layer.empty()) break;
+    const int64_t left = model::layer_config(config.model, config.moe, i).moe.num_experts;
+    out.add_if(left % ep != 0,
+               "parallel.expert_model_parallel_size = {} does not divide the {} experts that "
+               "moe.experts_per_layer leaves layer {}",
+               ep, left, i);
+  }
   out.add_if(ep > 1 && config.moe.num_experts == 0,
              "parallel.expert_model_parallel_size = {}: the model has no experts", ep);
   out.add_if(train.global_batch_size % (train.micro_batch_size * world_size) != 0,
@@ -488,6 +499,11 @@ bool makes_shape(const std::string& key) {
                                           "model.qk_norm",
                                           "model.tie_word_embeddings",
                                           "model.position_embedding_type",
+                                          "model.num_key_value_heads_per_layer",
+                                          "model.num_cross_key_value_heads_per_layer",
+                                          "model.intermediate_size_per_layer",
+                                          "moe.experts_per_layer",
+                                          "moe.router.top_k_per_layer",
                                           "evolve.num_experts",
                                           "moe.num_experts",
                                           "moe.domain_groups",

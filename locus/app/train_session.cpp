@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <map>
 #include <ostream>
 
 #include "locus/app/describe.h"
@@ -331,10 +332,11 @@ void TrainSession::evaluate(int64_t step) {
 }
 
 train::TrainerSettings TrainSession::settings() {
-  const double forward = forward_flops_per_token(phase_);
-  const double one_expert = model::expert_forward_flops(phase_.model, phase_.moe);
-  const double planned = moe::find_router(phase_.moe.router.type).experts_per_token(phase_.moe);
-  const auto moe_layers = static_cast<double>(transformer_->moe_layers().size());
+  const double planned = model::planned_experts_flops(phase_.model, phase_.moe);
+  std::map<int64_t, double> of_expert;
+  for (const auto& [layer, moe] : transformer_->moe_layers()) {
+    of_expert[layer] = 3 * model::expert_forward_flops(phase_.model, phase_.moe, layer);
+  }
   return {.train = config_.train,
           .lr_schedule = config_.lr_schedule,
           .checkpoint = config_.checkpoint,
@@ -343,8 +345,8 @@ train::TrainerSettings TrainSession::settings() {
           .prefetch = config_.data.prefetch,
           .place_sequences = config_.parallel.place_sequences,
           .place_experts_interval = config_.parallel.place_experts_interval,
-          .flops_per_token = 3 * (forward - planned * one_expert * moe_layers),
-          .flops_per_expert = 3 * one_expert,
+          .flops_per_token = 3 * (forward_flops_per_token(phase_) - planned),
+          .flops_per_expert = of_expert,
           .peak_flops = speed_.peak_flops,
           .texts =
               [this] {

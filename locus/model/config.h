@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace locus::model {
 
@@ -36,6 +37,10 @@ struct ModelConfig {
   double embedding_dropout = 0.0;
   double initializer_range = 0.02;
   bool residual_init_scaling = true;
+  // Layers that were cut to shapes of their own: layer_config.h. Empty: none.
+  std::vector<int64_t> num_key_value_heads_per_layer;
+  std::vector<int64_t> num_cross_key_value_heads_per_layer;
+  std::vector<int64_t> intermediate_size_per_layer;
 
   // A decoder reads from left to right; an encoder sees all of a text; an encoder-decoder has both,
   // and its decoder's layers attend to what the encoder made of another text.
@@ -45,6 +50,9 @@ struct ModelConfig {
 
   int64_t kv_heads() const {
     return num_key_value_heads > 0 ? num_key_value_heads : num_attention_heads;
+  }
+  int64_t heads_per_group() const {  // query heads of a key/value head
+    return kv_heads() > 0 ? num_attention_heads / kv_heads() : 1;
   }
   int64_t head_size() const {
     return head_dim > 0              ? head_dim
@@ -93,6 +101,14 @@ struct ModelConfig {
     v("initializer_range", initializer_range, "standard deviation of the initial weights");
     v("residual_init_scaling", residual_init_scaling,
       "output projections start at initializer_range / sqrt(2 * num_hidden_layers)");
+    v("num_key_value_heads_per_layer", num_key_value_heads_per_layer,
+      "key/value heads of each layer's self-attention, each with its query heads, where layers "
+      "were cut (`locus extract`); 0: no self-attention; empty: num_key_value_heads");
+    v("num_cross_key_value_heads_per_layer", num_cross_key_value_heads_per_layer,
+      "the same of attention to the encoder's text");
+    v("intermediate_size_per_layer", intermediate_size_per_layer,
+      "width of each layer's feed-forward network, or of its experts, where layers were cut; 0: "
+      "no feed-forward branch; empty: intermediate_size");
   }
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "locus/model/transformer.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -29,10 +28,11 @@ void add_attention_ends(Slices& out, const ModelConfig& model, const std::string
   }
 }
 
-void add_attention(Slices& out, const ModelConfig& model, const std::string& name,
-                   const std::string& ours) {
-  const int64_t q = model.num_attention_heads * model.head_size();
-  const int64_t kv = model.kv_heads() * model.head_size();
+// kv_heads: key/value heads, each with its query heads.
+void add_attention(Slices& out, const ModelConfig& model, int64_t kv_heads,
+                   const std::string& name, const std::string& ours) {
+  const int64_t kv = kv_heads * model.head_size();
+  const int64_t q = kv * model.heads_per_group();
   for (const std::string kind : {"weight", "bias"}) {
     if (kind == "bias" && !model.attention_bias) continue;
     out.push_back({name + ".q_proj." + kind, ours + ".qkv_proj." + kind, -1, 0, q});
@@ -42,9 +42,9 @@ void add_attention(Slices& out, const ModelConfig& model, const std::string& nam
   add_attention_ends(out, model, name, ours);
 }
 
-void add_cross_attention(Slices& out, const ModelConfig& model, const std::string& name,
-                         const std::string& ours) {
-  const int64_t kv = model.kv_heads() * model.head_size();
+void add_cross_attention(Slices& out, const ModelConfig& model, int64_t kv_heads,
+                         const std::string& name, const std::string& ours) {
+  const int64_t kv = kv_heads * model.head_size();
   for (const std::string kind : {"weight", "bias"}) {
     if (kind == "bias" && !model.attention_bias) continue;
     out.push_back({name + ".q_proj." + kind, ours + ".q_proj." + kind});
@@ -109,18 +109,25 @@ std::vector<TensorSlice> llama_tensors(const ModelConfig& model, const moe::MoeC
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     const std::string name = "model.layers." + std::to_string(i);
     const std::string ours = "layers." + std::to_string(i);
-    add_norm(out, model, name + ".input_layernorm", ours + ".input_layernorm");
-    add_attention(out, model, name + ".self_attn", ours + ".self_attn");
-    if (has_cross_attention(model, i)) {
+    const LayerConfig layer = layer_config(model, moe, i);
+    if (layer.has_attention) {
+      add_norm(out, model, name + ".input_layernorm", ours + ".input_layernorm");
+      add_attention(out, model, layer.model.num_key_value_heads, name + ".self_attn",
+                    ours + ".self_attn");
+    }
+    if (layer.has_cross_attention) {
       add_norm(out, model, name + ".cross_attention_layernorm",
                ours + ".cross_attention_layernorm");
-      add_cross_attention(out, model, name + ".cross_attn", ours + ".cross_attn");
+      add_cross_attention(out, model, layer.cross_kv_heads, name + ".cross_attn",
+                          ours + ".cross_attn");
     }
+    if (!layer.has_feed_forward) continue;
     add_norm(out, model, name + ".post_attention_layernorm", ours + ".post_attention_layernorm");
-    if (is_moe_layer(moe, i)) {
-      add_moe(out, model, moe, name + "." + names.moe_block, ours + ".moe", names);
+    if (layer.has_experts()) {
+      add_moe(out, model, layer.moe, name + "." + names.moe_block, ours + ".moe", names);
     } else {
-      add_feed_forward(out, model, model.intermediate_size, name + ".mlp", ours + ".mlp", -1, {});
+      add_feed_forward(out, model, layer.model.intermediate_size, name + ".mlp", ours + ".mlp", -1,
+                       {});
     }
   }
   if (model.is_encoder_decoder()) add_norm(out, model, "model.encoder_norm", "encoder_norm");

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "locus/model/family.h"
+#include "locus/model/layer_config.h"
 
 namespace locus::model {
 

@@ -5,9 +5,10 @@
 #include <cmath>
 #include <utility>
 
+#include "locus/base/format.h"
 #include "locus/base/toml.h"
 #include "locus/model/llama_names.h"
-#include "locus/model/transformer.h"
+#include "locus/model/layer_config.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -98,6 +99,32 @@ void settle_layers(const ModelConfig& model, moe::MoeConfig& moe) {
                                                                       : std::move(layers);
 }
 
+// Lists that say what all layers have say nothing.
+void settle_lists(Shape& shape) {
+  const auto clear_if_all = [](auto& list, const auto& value) {
+    if (std::all_of(list.begin(), list.end(), [&](const auto& one) { return one == value; })) {
+      list.clear();
+    }
+  };
+  ModelConfig& model = shape.model;
+  moe::MoeConfig& moe = shape.moe;
+  clear_if_all(model.num_key_value_heads_per_layer, model.kv_heads());
+  clear_if_all(model.num_cross_key_value_heads_per_layer, model.kv_heads());
+  clear_if_all(moe.router.top_k_per_layer, moe.router.top_k);
+  std::string all = moe.num_experts > 0 ? format("0-{}", moe.num_experts - 1) : "";
+  for (std::string& text : moe.experts_per_layer) {
+    if (text == all) text.clear();
+  }
+  clear_if_all(moe.experts_per_layer, std::string());
+  bool is_said = true;
+  for (size_t i = 0; i < model.intermediate_size_per_layer.size(); ++i) {
+    const bool has_experts = is_moe_layer(moe, static_cast<int64_t>(i));
+    const int64_t whole = has_experts ? moe.intermediate_size : model.intermediate_size;
+    is_said = is_said && model.intermediate_size_per_layer[i] == whole;
+  }
+  if (is_said) model.intermediate_size_per_layer.clear();
+}
+
 // Where nothing but the scores takes part in the choice, the softmax over the chosen is the softmax
 // over all, normalised: groups and the bias of the balance compare other sums of logits than of
 // probabilities. One expert has nothing to normalise.
@@ -142,6 +169,7 @@ Shape canonical(const Shape& shape) {
   out.model.head_dim = shape.model.head_size();
   settle_positions(out.model);
   settle_layers(out.model, out.moe);
+  settle_lists(out);
   const bool dense = !has_moe_layer(shape.model, shape.moe);
   if (dense) {
     out.moe = moe::MoeConfig();

@@ -4,8 +4,9 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <utility>
 
-#include "locus/model/transformer.h"
+#include "locus/model/layer_config.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -20,9 +21,10 @@ int64_t feed_forward_size(const ModelConfig& model, int64_t width) {
   return weights + (model.mlp_bias ? up_rows(model, width) + model.hidden_size : 0);
 }
 
-int64_t attention_size(const ModelConfig& model) {
-  const int64_t q = model.num_attention_heads * model.head_size();
-  const int64_t kv = model.kv_heads() * model.head_size();
+// With so many key/value heads, each with its query heads.
+int64_t attention_size(const ModelConfig& model, int64_t kv_heads) {
+  const int64_t kv = kv_heads * model.head_size();
+  const int64_t q = kv * model.heads_per_group();
   const int64_t norm_values = model.norm_type == "layernorm" ? 2 : 1;
   int64_t size = model.hidden_size * (q + 2 * kv) + q * model.hidden_size;
   if (model.attention_bias) size += q + 2 * kv;
@@ -45,19 +47,26 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
   if (!model.tie_word_embeddings) count.output = model.vocab_size * model.hidden_size;
   count.norms = norm_size * (model.is_encoder_decoder() ? 2 : 1);
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
-    const int64_t attentions = has_cross_attention(model, i) ? 2 : 1;  // of the same size
-    count.attention += attentions * attention_size(model);
-    count.norms += (attentions + 1) * norm_size;
-    if (!is_moe_layer(moe, i)) {
-      count.dense_mlp += feed_forward_size(model, model.intermediate_size);
+    const LayerConfig layer = layer_config(model, moe, i);
+    for (const auto& [is_there, kv_heads] :
+         {std::pair(layer.has_attention, layer.model.num_key_value_heads),
+          std::pair(layer.has_cross_attention, layer.cross_kv_heads)}) {
+      if (!is_there) continue;
+      count.attention += attention_size(model, kv_heads);
+      count.norms += norm_size;
+    }
+    if (!layer.has_feed_forward) continue;
+    count.norms += norm_size;
+    if (!layer.has_experts()) {
+      count.dense_mlp += feed_forward_size(model, layer.model.intermediate_size);
       continue;
     }
-    const int64_t expert = feed_forward_size(model, moe.intermediate_size);
-    count.experts += expert * moe.num_experts;
+    const int64_t expert = feed_forward_size(model, layer.moe.intermediate_size);
+    count.experts += expert * layer.moe.num_experts;
     count.active_experts += static_cast<int64_t>(
-        std::llround(static_cast<double>(expert) * router.experts_per_token(moe)));
+        std::llround(static_cast<double>(expert) * router.experts_per_token(layer.moe)));
     for (const moe::RouterParameter& one :
-         router.parameters({moe.num_experts, model.hidden_size, model.vocab_size})) {
+         router.parameters({layer.moe.num_experts, model.hidden_size, model.vocab_size})) {
       const int64_t size =
           std::accumulate(one.shape.begin(), one.shape.end(), int64_t{1}, std::multiplies<>());
       (one.is_table ? count.router_tables : count.routers) += size;
@@ -72,22 +81,38 @@ ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& 
 
 double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
                                int64_t sequence_length, double labelled_share) {
-  const ParameterCount count = count_parameters(model, moe);
+  ModelConfig products = model;  // without what is added or scaled by
+  products.mlp_bias = products.attention_bias = products.attention_output_bias = false;
+  products.qk_norm = "none";
+  const ParameterCount count = count_parameters(products, moe);
   const int64_t matrices = count.attention + count.dense_mlp + count.active_experts +
                            count.shared_experts + count.routers;
   const double output = labelled_share * static_cast<double>(model.vocab_size * model.hidden_size);
-  const double q = static_cast<double>(model.num_attention_heads * model.head_size());
-  int64_t halves = 0;  // of squares of scores
+  int64_t channels = 0;  // of all heads, for half of a square of scores each
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
-    halves += i < model.num_encoder_layers ? 2 : 1;
-    if (has_cross_attention(model, i)) halves += 2;
+    const LayerConfig layer = layer_config(model, moe, i);
+    channels += (i < model.num_encoder_layers ? 2 : 1) * layer.model.num_key_value_heads;
+    channels += 2 * layer.cross_kv_heads;
   }
-  const double half = 2.0 * q * static_cast<double>(sequence_length);  // QK and PV
-  return 2.0 * (static_cast<double>(matrices) + output) + half * static_cast<double>(halves);
+  channels *= model.heads_per_group() * model.head_size();
+  const double half = 2.0 * static_cast<double>(sequence_length);  // QK and PV
+  return 2.0 * (static_cast<double>(matrices) + output) + half * static_cast<double>(channels);
 }
 
-double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return 2.0 * static_cast<double>(feed_forward_size(model, moe.intermediate_size));
+double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe, int64_t layer) {
+  const int64_t width = layer_config(model, moe, layer).moe.intermediate_size;
+  return 2.0 * static_cast<double>((up_rows(model, width) + width) * model.hidden_size);
+}
+
+double planned_experts_flops(const ModelConfig& model, const moe::MoeConfig& moe) {
+  double flops = 0;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    const LayerConfig layer = layer_config(model, moe, i);
+    if (!layer.has_experts()) continue;
+    flops += moe::find_router(moe.router.type).experts_per_token(layer.moe) *
+             expert_forward_flops(model, moe, i);
+  }
+  return flops;
 }
 
 TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& moe,
@@ -101,19 +126,22 @@ TrainingMemory estimate_memory(const ModelConfig& model, const moe::MoeConfig& m
   memory.optimizer = 8 * parameters;
   const auto tokens = static_cast<double>(micro_batch_size * sequence_length);
   const auto hidden = static_cast<double>(model.hidden_size);
-  const double qkv =
-      static_cast<double>((model.num_attention_heads + 2 * model.kv_heads()) * model.head_size());
+  const auto qkv_of = [&](int64_t kv_heads) {
+    return static_cast<double>(kv_heads * (model.heads_per_group() + 2) * model.head_size());
+  };
   double per_layer_sum = 0;
   double largest = 0;
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
-    double values = 5 * hidden + 3 * qkv;  // norms, residuals, attention in and out, rotated heads
-    if (has_cross_attention(model, i)) values += 3 * hidden + 2 * qkv;
-    if (is_moe_layer(moe, i)) {
-      const double k = router.experts_per_token(moe);
-      values += k * (2 * hidden + static_cast<double>(up_rows(model, moe.intermediate_size)));
+    const LayerConfig layer = layer_config(model, moe, i);
+    // Norms, residuals, attention in and out, rotated heads.
+    double values = 5 * hidden + 3 * qkv_of(layer.model.num_key_value_heads);
+    if (layer.has_cross_attention) values += 3 * hidden + 2 * qkv_of(layer.cross_kv_heads);
+    if (layer.has_experts()) {
+      const double k = router.experts_per_token(layer.moe);
+      values += k * (2 * hidden + static_cast<double>(up_rows(model, layer.moe.intermediate_size)));
       values += static_cast<double>(up_rows(model, moe.shared_expert_intermediate_size));
-    } else {
-      values += static_cast<double>(up_rows(model, model.intermediate_size));
+    } else if (layer.has_feed_forward) {
+      values += static_cast<double>(up_rows(model, layer.model.intermediate_size));
     }
     per_layer_sum += values;
     largest = std::max(largest, values);

@@ -30,15 +30,18 @@ struct ParameterCount {
 
 ParameterCount count_parameters(const ModelConfig& model, const moe::MoeConfig& moe);
 
-// Multiply-adds count as two. Forward only; training is three times that. Attention is counted for
+// Of products of matrices, whose multiply-adds count as two. Forward only; training is three times
+// that. Attention is counted for
 // sequences of one text of the given length: half of the square where it is causal. In an
 // encoder-decoder, a token is one of the decoder's with one of the encoder's beside it.
 // `labelled_share`: of the tokens, those that go through the output projection.
 double forward_flops_per_token(const ModelConfig& model, const moe::MoeConfig& moe,
                                int64_t sequence_length, double labelled_share = 1.0);
 
-// The part of it that one expert of one layer has for a token.
-double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe);
+// The part of it that one expert of a layer has for a token, and that of as many experts as the
+// routers of all layers ask for.
+double expert_forward_flops(const ModelConfig& model, const moe::MoeConfig& moe, int64_t layer);
+double planned_experts_flops(const ModelConfig& model, const moe::MoeConfig& moe);
 
 struct TrainingMemory {
   double weights = 0, gradients = 0, optimizer = 0, activations = 0, logits = 0;  // bytes

@@ -278,10 +278,11 @@ TransformerCache Transformer::make_cache(int64_t batch_size, int64_t capacity) c
   if (domain_model_) cache.domain_evidence_BLG = domain_model_->no_evidence(batch_size, capacity);
   const at::ScalarType type =
       embed_tokens_.scalar_type() == at::kDouble ? at::kDouble : config_.compute_type;
-  const std::vector<int64_t> shape{batch_size, config_.model.kv_heads(), capacity,
-                                   config_.model.head_size()};
   const int64_t first = config_.model.is_encoder_decoder() ? config_.model.num_encoder_layers : 0;
   for (int64_t i = first; i < config_.model.num_hidden_layers; ++i) {
+    const LayerConfig layer = layer_config(config_.model, config_.moe, i);
+    const std::vector<int64_t> shape{batch_size, layer.model.num_key_value_heads, capacity,
+                                     layer.model.head_dim};
     // Zeros, not garbage: a masked NaN is still NaN.
     const at::TensorOptions options = embed_tokens_.options().dtype(type).requires_grad(false);
     cache.layers.emplace_back().self = {at::zeros(shape, options), at::zeros(shape, options)};

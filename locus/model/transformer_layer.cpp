@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-
 #include "locus/base/random.h"
 #include "locus/moe/domain_groups.h"
 #include "locus/nn/recompute.h"
@@ -12,10 +10,11 @@
 namespace locus::model {
 namespace {
 
-nn::AttentionConfig attention_config(const ModelConfig& model) {
+// With so many key/value heads, each with its query heads.
+nn::AttentionConfig attention_config(const ModelConfig& model, int64_t kv_heads) {
   return {.hidden_size = model.hidden_size,
-          .num_heads = model.num_attention_heads,
-          .num_key_value_heads = model.kv_heads(),
+          .num_heads = kv_heads * model.heads_per_group(),
+          .num_key_value_heads = kv_heads,
           .head_dim = model.head_size(),
           .qkv_bias = model.attention_bias,
           .output_bias = model.attention_output_bias,
@@ -25,10 +24,10 @@ nn::AttentionConfig attention_config(const ModelConfig& model) {
 }
 
 // Of this rank's expert-parallel group; empty: this rank is alone in it.
-std::vector<int64_t> node_of_expert(const TransformerConfig& config) {
+std::vector<int64_t> node_of_expert(const comm::ParallelContext& parallel, int64_t num_experts) {
   std::vector<int64_t> nodes;
-  const std::vector<int64_t>& node_of_rank = config.parallel.ep_node_of;
-  const int64_t experts_per_rank = config.moe.num_experts / config.parallel.ep_size;
+  const std::vector<int64_t>& node_of_rank = parallel.ep_node_of;
+  const int64_t experts_per_rank = num_experts / parallel.ep_size;
   for (const int64_t node : node_of_rank) {
     nodes.insert(nodes.end(), static_cast<size_t>(experts_per_rank), node);
   }
@@ -40,34 +39,25 @@ int64_t own_node(const comm::ParallelContext& parallel) {
   return parallel.ep_node_of[static_cast<size_t>(parallel.ep_rank)];
 }
 
-moe::RouterContext router_context(const TransformerConfig& config, int64_t index) {
+moe::RouterContext router_context(const TransformerConfig& config, const LayerConfig& layer,
+                                  int64_t index) {
   return {.layer = index,
           .hidden_size = config.model.hidden_size,
-          .num_experts = config.moe.num_experts,
+          .num_experts = layer.moe.num_experts,
+          .num_experts_before = layer.num_experts_before,
+          .kept_experts = layer.kept_experts,
           .vocab_size = config.model.vocab_size,
           .seed = config.seed,
           .init_std = config.model.initializer_range,
           .token_frequency = config.token_frequency,
           .pool = moe::TokenPool(config.parallel.world),
-          .node_of_expert = node_of_expert(config),
+          .node_of_expert = node_of_expert(config.parallel, layer.moe.num_experts),
           .node = own_node(config.parallel),
-          .allowed_GE = moe::allowed_experts(config.moe),
+          .allowed_GE = moe::allowed_experts(layer.moe),
           .first_step = config.first_step};
 }
 
 }  // namespace
-
-bool is_moe_layer(const moe::MoeConfig& config, int64_t index) {
-  if (config.num_experts == 0) return false;
-  if (!config.layers.empty()) {
-    return std::find(config.layers.begin(), config.layers.end(), index) != config.layers.end();
-  }
-  return (index + 1) % config.layer_freq == 0;
-}
-
-bool has_cross_attention(const ModelConfig& config, int64_t index) {
-  return config.is_encoder_decoder() && index >= config.num_encoder_layers;
-}
 
 std::shared_ptr<nn::Norm> make_norm(const ModelConfig& model) {
   return std::make_shared<nn::Norm>(nn::parse_norm(model.norm_type), model.hidden_size,
@@ -75,26 +65,34 @@ std::shared_ptr<nn::Norm> make_norm(const ModelConfig& model) {
 }
 
 TransformerLayer::TransformerLayer(const TransformerConfig& config, int64_t index)
-    : model_(config.model), seed_(config.seed), index_(index), recompute_(config.recompute) {
-  const ops::Activation activation = ops::parse_activation(model_.hidden_act);
-  input_norm_ = register_module("input_layernorm", make_norm(model_));
-  attention_ =
-      register_module("self_attn", std::make_shared<nn::Attention>(attention_config(model_)));
-  if (has_cross_attention(model_, index)) {
-    cross_norm_ = register_module("cross_attention_layernorm", make_norm(model_));
-    cross_attention_ = register_module(
-        "cross_attn", std::make_shared<nn::CrossAttention>(attention_config(model_)));
+    : config_(layer_config(config.model, config.moe, index)),
+      seed_(config.seed),
+      index_(index),
+      recompute_(config.recompute) {
+  const ModelConfig& model = config_.model;
+  if (config_.has_attention) {
+    input_norm_ = register_module("input_layernorm", make_norm(model));
+    attention_ = register_module("self_attn", std::make_shared<nn::Attention>(attention_config(
+                                                  config.model, model.num_key_value_heads)));
   }
-  post_norm_ = register_module("post_attention_layernorm", make_norm(model_));
-  if (is_moe_layer(config.moe, index)) {
-    moe_ =
-        register_module("moe", std::make_shared<moe::MoeLayer>(
-                                   config.moe, router_context(config, index), config.router_options,
-                                   activation, model_.mlp_bias, config.parallel));
+  if (config_.has_cross_attention) {
+    cross_norm_ = register_module("cross_attention_layernorm", make_norm(model));
+    cross_attention_ = register_module(
+        "cross_attn", std::make_shared<nn::CrossAttention>(
+                          attention_config(config.model, config_.cross_kv_heads)));
+  }
+  if (!config_.has_feed_forward) return;
+  const ops::Activation activation = ops::parse_activation(model.hidden_act);
+  post_norm_ = register_module("post_attention_layernorm", make_norm(model));
+  if (config_.has_experts()) {
+    moe_ = register_module(
+        "moe", std::make_shared<moe::MoeLayer>(config_.moe, router_context(config, config_, index),
+                                               config.router_options, activation, model.mlp_bias,
+                                               config.parallel));
   } else {
     mlp_ = register_module(
-        "mlp", std::make_shared<nn::FeedForward>(model_.hidden_size, model_.intermediate_size,
-                                                 activation, model_.mlp_bias));
+        "mlp", std::make_shared<nn::FeedForward>(model.hidden_size, model.intermediate_size,
+                                                 activation, model.mlp_bias));
   }
 }
 
@@ -123,10 +121,14 @@ TransformerLayer::Output TransformerLayer::forward(const at::Tensor& x_BSD, cons
 std::pair<TransformerLayer::Output, moe::Assignment> TransformerLayer::compute(
     const at::Tensor& x_BSD, const LayerInput& input, LayerCache* cache,
     const moe::Assignment* replay) {
-  const at::Tensor mixed = attention_->forward(input_norm_->forward(x_BSD), input.attention,
-                                               cache == nullptr ? nullptr : &cache->self);
-  at::Tensor h_BSD = x_BSD + dropout(mixed, "attention", input.tokens);
+  at::Tensor h_BSD = x_BSD;
+  if (attention_) {
+    const at::Tensor mixed = attention_->forward(input_norm_->forward(x_BSD), input.attention,
+                                                 cache == nullptr ? nullptr : &cache->self);
+    h_BSD = x_BSD + dropout(mixed, "attention", input.tokens);
+  }
   if (cross_attention_) h_BSD = attend_to_memory(h_BSD, input, cache);
+  if (!post_norm_) return {{h_BSD, {}}, {}};
   const at::Tensor normed_TD = post_norm_->forward(h_BSD).flatten(0, 1);
   if (mlp_) {
     const at::Tensor y_BSD = mlp_->forward(normed_TD).view_as(h_BSD);
@@ -147,15 +149,15 @@ at::Tensor TransformerLayer::attend_to_memory(const at::Tensor& h_BSD, const Lay
 }
 
 nn::KvCache TransformerLayer::read_memory(const at::Tensor& memory_BLD) {
-  return cross_attention_->read(memory_BLD);
+  return cross_attention_ ? cross_attention_->read(memory_BLD) : nn::KvCache();
 }
 
 at::Tensor TransformerLayer::dropout(const at::Tensor& x_BSD, std::string_view stream,
                                      const moe::TokenContext& tokens) const {
-  if (!is_training() || model_.hidden_dropout == 0.0) return x_BSD;
+  if (!is_training() || config_.model.hidden_dropout == 0.0) return x_BSD;
   const uint64_t key = random_key(
       {seed_, static_cast<uint64_t>(tokens.step), static_cast<uint64_t>(index_), name_key(stream)});
-  return ops::keyed_dropout(x_BSD.flatten(0, 1), model_.hidden_dropout, key, tokens.global_index_T)
+  return ops::keyed_dropout(x_BSD.flatten(0, 1), config_.model.hidden_dropout, key, tokens.global_index_T)
       .view_as(x_BSD);
 }
 

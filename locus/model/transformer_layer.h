@@ -1,5 +1,6 @@
 // One layer of a transformer: attention, in a decoder beside an encoder cross-attention, and
-// feed-forward (dense or mixture of experts), each as a pre-norm residual block.
+// feed-forward (dense or mixture of experts), each as a pre-norm residual block. Branches that were
+// cut (layer_config.h) are not there.
 //
 // B sequences, S tokens each, L of the other text, D hidden size.
 #pragma once
@@ -14,7 +15,7 @@
 
 #include "locus/base/options.h"
 #include "locus/comm/parallel_context.h"
-#include "locus/model/config.h"
+#include "locus/model/layer_config.h"
 #include "locus/moe/config.h"
 #include "locus/moe/moe_layer.h"
 #include "locus/nn/attention.h"
@@ -38,11 +39,6 @@ struct TransformerConfig {
   comm::ParallelContext parallel;  // of the experts, this rank holds its part
   int64_t first_step = 0;          // from which it has these experts (moe/router.h)
 };
-
-// True where layer `index` (from 0) has experts.
-bool is_moe_layer(const moe::MoeConfig& config, int64_t index);
-// True where it attends to what an encoder made of another text.
-bool has_cross_attention(const ModelConfig& config, int64_t index);
 
 std::shared_ptr<nn::Norm> make_norm(const ModelConfig& model);
 
@@ -71,7 +67,7 @@ class TransformerLayer : public torch::nn::Module {
   // `cache`: of this layer; null: none.
   Output forward(const at::Tensor& x_BSD, const LayerInput& input, LayerCache* cache);
 
-  // Keys and values of what the encoder made of the other text.
+  // Keys and values of what the encoder made of the other text; none without cross-attention.
   nn::KvCache read_memory(const at::Tensor& memory_BLD);
 
   const std::shared_ptr<moe::MoeLayer>& moe_layer() const { return moe_; }
@@ -84,14 +80,14 @@ class TransformerLayer : public torch::nn::Module {
   at::Tensor dropout(const at::Tensor& x_BSD, std::string_view stream,
                      const moe::TokenContext& tokens) const;
 
-  ModelConfig model_;
+  LayerConfig config_;
   uint64_t seed_;
   int64_t index_;
   bool recompute_;
-  std::shared_ptr<nn::Norm> input_norm_, cross_norm_, post_norm_;
+  std::shared_ptr<nn::Norm> input_norm_, cross_norm_, post_norm_;  // null: no such branch
   std::shared_ptr<nn::Attention> attention_;
   std::shared_ptr<nn::CrossAttention> cross_attention_;  // null: none
-  std::shared_ptr<nn::FeedForward> mlp_;                 // one of the two
+  std::shared_ptr<nn::FeedForward> mlp_;                 // at most one of the two
   std::shared_ptr<moe::MoeLayer> moe_;
 };
 

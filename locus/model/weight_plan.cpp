@@ -1,12 +1,14 @@
 #include "locus/model/weight_plan.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <map>
 #include <set>
 
 #include "locus/base/error.h"
 #include "locus/io/json_check.h"
+#include "locus/model/layer_config.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -159,9 +161,11 @@ std::optional<Sizes> feed_forward_shape(const ModelConfig& model, int64_t width,
   return std::nullopt;
 }
 
-std::optional<Sizes> attention_shape(const ModelConfig& model, const std::string& name) {
-  const int64_t q = model.num_attention_heads * model.head_size();
-  const int64_t kv = model.kv_heads() * model.head_size();
+// With so many key/value heads, each with its query heads.
+std::optional<Sizes> attention_shape(const ModelConfig& model, int64_t kv_heads,
+                                     const std::string& name) {
+  const int64_t kv = kv_heads * model.head_size();
+  const int64_t q = kv * model.heads_per_group();
   const bool full = model.qk_norm == "full";
   if (name == "qkv_proj.weight") return Sizes{q + 2 * kv, model.hidden_size};
   if (name == "qkv_proj.bias") return Sizes{q + 2 * kv};
@@ -217,12 +221,17 @@ std::optional<Sizes> parameter_shape(const ModelConfig& model, const moe::MoeCon
   const size_t block = name.find('.', layer) + 1;
   const size_t part = name.find('.', block) + 1;
   if (!name.starts_with("layers.") || block == 0 || part == 0) return std::nullopt;
+  int64_t number = -1;
+  std::from_chars(name.data() + layer, name.data() + block - 1, number);
+  if (number < 0 || number >= model.num_hidden_layers) return std::nullopt;
+  const LayerConfig own = layer_config(model, moe, number);
   const std::string kind = name.substr(block, part - 1 - block);
   const std::string rest = name.substr(part);
   if (kind.ends_with("layernorm")) return Sizes{model.hidden_size};
-  if (kind == "self_attn" || kind == "cross_attn") return attention_shape(model, rest);
-  if (kind == "mlp") return feed_forward_shape(model, model.intermediate_size, rest);
-  if (kind == "moe") return moe_shape(model, moe, rest);
+  if (kind == "self_attn") return attention_shape(model, own.model.num_key_value_heads, rest);
+  if (kind == "cross_attn") return attention_shape(model, own.cross_kv_heads, rest);
+  if (kind == "mlp") return feed_forward_shape(model, own.model.intermediate_size, rest);
+  if (kind == "moe") return moe_shape(model, own.moe, rest);
   return std::nullopt;
 }
 

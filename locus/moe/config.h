@@ -15,6 +15,7 @@ struct RouterConfig {
   double aux_loss_coeff = 0.01;
   std::string aux_loss_scope = "micro_batch";
   double z_loss_coeff = 0.0;
+  std::vector<int64_t> top_k_per_layer;
 
   template <class V>
   void visit_fields(V& v) {
@@ -28,6 +29,8 @@ struct RouterConfig {
     v("aux_loss_scope", aux_loss_scope,
       "tokens that the load is balanced over: micro_batch | sequence | global_batch");
     v("z_loss_coeff", z_loss_coeff, "weight of the router z-loss, mean of logsumexp(logits)^2");
+    v("top_k_per_layer", top_k_per_layer,
+      "top_k of each layer, where layers were cut (`locus extract`); empty: top_k");
   }
 };
 
@@ -42,6 +45,7 @@ struct MoeConfig {
   std::string experts = "grouped";
   int64_t num_domain_groups = 0;
   std::vector<std::string> domain_groups;
+  std::vector<std::string> experts_per_layer;
   RouterConfig router;
 
   template <class V>
@@ -62,6 +66,9 @@ struct MoeConfig {
       "experts come from its domain's group; 0: domain_groups says it");
     v("domain_groups", domain_groups,
       "experts of each domain, as [\"python = 0-3\", \"manuals = 4-7\"]; empty: any expert");
+    v("experts_per_layer", experts_per_layer,
+      "experts that are left of each layer's num_experts, as \"0-3, 6\", where layers were cut "
+      "(`locus extract`); \"\": all; empty: all everywhere");
     v("router", router, "");
   }
 };

@@ -3,12 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <charconv>
 #include <numeric>
-#include <optional>
 #include <set>
 
 #include "locus/base/error.h"
+#include "locus/moe/expert_numbers.h"
 
 namespace locus::moe {
 namespace {
@@ -21,49 +20,15 @@ std::string_view trimmed(std::string_view text) {
   return text;
 }
 
-std::optional<int64_t> number_of(std::string_view text) {
-  text = trimmed(text);
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
-  return value;
-}
-
-// "0-3" or "5"; nothing where it is neither.
-std::optional<std::pair<int64_t, int64_t>> range_of(std::string_view text) {
-  const size_t dash = text.find('-');
-  const auto first = number_of(text.substr(0, dash));
-  const auto last = dash == std::string_view::npos ? first : number_of(text.substr(dash + 1));
-  constexpr int64_t kMostExperts = 1 << 20;
-  if (!first || !last || *last < *first || *last >= kMostExperts) return std::nullopt;
-  return std::pair(*first, *last);
-}
-
 DomainGroup parse_group(const std::string& text) {
   // A name may hold the sign, numbers do not.
   const size_t sign = text.rfind('=');
-  DomainGroup group;
-  bool is_right = sign != std::string::npos;
-  if (is_right) {
-    group.domain = trimmed(std::string_view(text).substr(0, sign));
-    std::string_view rest = std::string_view(text).substr(sign + 1);
-    std::set<int64_t> experts;
-    while (is_right) {
-      const size_t comma = rest.find(',');
-      const auto range = range_of(rest.substr(0, comma));
-      is_right = range.has_value();
-      for (int64_t e = range ? range->first : 0; range && e <= range->second; ++e) {
-        experts.insert(e);
-      }
-      if (comma == std::string_view::npos) break;
-      rest.remove_prefix(comma + 1);
-    }
-    group.experts.assign(experts.begin(), experts.end());
+  if (sign != std::string::npos) {
+    const std::string_view domain = trimmed(std::string_view(text).substr(0, sign));
+    auto experts = parse_expert_numbers(std::string_view(text).substr(sign + 1));
+    if (experts && !domain.empty()) return {std::string(domain), std::move(*experts)};
   }
-  if (!is_right || group.domain.empty()) {
-    throw ConfigError("moe.domain_groups holds \"{}\"; write {}", text, kForm);
-  }
-  return group;
+  throw ConfigError("moe.domain_groups holds \"{}\"; write {}", text, kForm);
 }
 
 }  // namespace

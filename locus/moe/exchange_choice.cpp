@@ -15,6 +15,9 @@ namespace {
 constexpr double kInterLatency = 50e-6, kInterBytesPerS = 0.5e9;
 constexpr double kIntraLatency = 10e-6, kIntraBytesPerS = 3e9;
 constexpr int64_t kMostChunks = 8;
+// Parts cost what the model does not know: threads that take turns, products with fewer rows. They
+// have to save this share of a layer's experts and rows.
+constexpr double kLeastSaving = 0.05;
 // What it costs to prepare a weight for a product with few rows: as much as multiplying it with
 // this many (ops/products.h packs it).
 constexpr double kRowsOfPacking = 40;
@@ -54,37 +57,44 @@ class TimeModel {
         intra_(model_of(parallel.topology.intra_node, kIntraLatency, kIntraBytesPerS)),
         ranks_(static_cast<double>(parallel.ep_size)),
         nodes_(parallel.ep_nodes ? static_cast<double>(parallel.ep_nodes->num_nodes) : 1),
-        per_node_(ranks_ / nodes_) {}
+        per_node_(ranks_ / nodes_),
+        away_(load.near_share > 0 ? 1 - load.near_share : 1 - 1 / nodes_) {}
 
   // One way of a layer's rows.
   double way_s(std::string_view type) const {
     const double rows = load_.num_tokens * load_.top_k * load_.row_bytes;
-    const double leaving = rows * (1 - 1 / nodes_);
+    const double leaving = rows * away_;
     if (type == "hierarchical") {
       return intra_.seconds(per_node_ - 1, rows * (1 - 1 / per_node_)) +
              inter_.seconds(nodes_ - 1, leaving);
     }
     if (type == "dedup") {
       const double tokens = load_.num_tokens * load_.row_bytes;
-      const double crossing = tokens * (nodes_ - 1) * chance_of(nodes_);
+      const double even = 1 - 1 / nodes_;
+      const double crossing =
+          even > 0 ? tokens * (nodes_ - 1) * chance_of(nodes_) * away_ / even : 0;
       const double copies = tokens * ranks_ * chance_of(ranks_) * (1 - 1 / per_node_);
       // Weights and their gradients travel beside; who needs what is told before.
       return inter_.seconds(nodes_ - 1, crossing) + intra_.seconds(per_node_ - 1, copies) +
              inter_.seconds(ranks_ - per_node_, 0);
     }
     return std::max(inter_.seconds(ranks_ - per_node_, leaving),
-                    intra_.seconds(per_node_ - 1, rows / nodes_ * (1 - 1 / per_node_)));
+                    intra_.seconds(per_node_ - 1, rows * (1 - away_) * (1 - 1 / per_node_)));
   }
 
   // Waited for, of both ways of a layer in so many parts.
   double exposed_s(std::string_view type, int64_t chunks) const {
     const double both_s = 2 * way_s(type);
     const auto parts = static_cast<double>(chunks);
-    const double compute_s = load_.flops_per_s > 0 ? load_.expert_flops / load_.flops_per_s : 0;
     // The first part comes and the last one goes alone; each further part costs its messages.
     const double more_s = (parts - 1) * 2 * message_s(type);
-    return plan_s(type) + both_s / parts + std::max(0.0, (both_s - compute_s) * (1 - 1 / parts)) +
+    return plan_s(type) + both_s / parts + std::max(0.0, (both_s - compute_s()) * (1 - 1 / parts)) +
            more_s;
+  }
+
+  // What has to be saved for each doubling of the parts.
+  double least_saving_s(std::string_view type) const {
+    return kLeastSaving * (compute_s() + 2 * way_s(type));
   }
 
   // More to compute where each of so many parts has rows of every expert of the rank.
@@ -96,6 +106,9 @@ class TimeModel {
   }
 
  private:
+  double compute_s() const {
+    return load_.flops_per_s > 0 ? load_.expert_flops / load_.flops_per_s : 0;
+  }
   double chance_of(double parts) const {
     return chance_of_place(static_cast<double>(load_.num_experts), load_.top_k, parts);
   }
@@ -114,6 +127,7 @@ class TimeModel {
   const ExchangeLoad& load_;
   LinkModel inter_, intra_;
   double ranks_, nodes_, per_node_;
+  double away_;  // share of a rank's rows that leave its node
 };
 
 }  // namespace
@@ -133,8 +147,10 @@ ExchangeChoice choose_exchange(const comm::ParallelContext& parallel, const Exch
     for (int64_t chunks = first; chunks <= last; chunks *= 2) {
       const bool by_experts =
           entry.parts_share_tokens && chunks <= load.num_experts / parallel.ep_size;
+      const auto parts = static_cast<double>(chunks);
       const double cost_s = model.exposed_s(entry.name, chunks) +
-                            (by_experts ? 0 : model.packing_s(static_cast<double>(chunks)));
+                            (by_experts ? 0 : model.packing_s(parts)) +
+                            std::log2(parts) * model.least_saving_s(entry.name);
       least_s = std::min(least_s, cost_s);
       if (cost_s >= best_s) continue;
       best_s = cost_s;

@@ -1,5 +1,5 @@
 // Which exchange, in how many parts: by what the links carry and what a layer has to send. A model
-// of time; it assumes that tokens choose their experts evenly.
+// of time; it assumes that tokens choose their experts evenly, or so many on their own node.
 //
 // E experts, R ranks of the expert-parallel group on n nodes, k experts a token.
 #pragma once
@@ -20,6 +20,8 @@ struct ExchangeLoad {
   double row_bytes = 0;     // on the wire
   double expert_flops = 0;  // of the forward pass
   double flops_per_s = 0;   // that a rank reaches; 0: unknown
+  // Share of a token's experts that are on its node; 0: as many as evenly chosen ones.
+  double near_share = 0;
 };
 
 struct ExchangeChoice {

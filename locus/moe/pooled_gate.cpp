@@ -10,21 +10,32 @@
 
 namespace locus::moe {
 
-PooledGate::PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale)
-    : num_experts_(num_experts) {
+PooledGate::PooledGate(const RouterContext& context, PoolScale scale)
+    : PooledGate(context.hidden_size,
+                 context.kept_experts.empty() ? context.num_experts : context.num_experts_before,
+                 scale, context.kept_experts) {}
+
+PooledGate::PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale,
+                       const std::vector<int64_t>& kept)
+    : num_groups_(num_experts) {
   if (num_experts > hidden_size) {
     throw ConfigError(
         "moe.num_experts = {}: a pooled gate has a group of channels for each expert, so at most "
         "model.hidden_size = {}",
         num_experts, hidden_size);
   }
-  const at::Tensor size_E = ops::group_sizes(hidden_size, num_experts);
+  at::Tensor size_E = ops::group_sizes(hidden_size, num_experts);
+  if (!kept.empty()) {
+    kept_E_ = at::tensor(kept, at::kLong);
+    size_E = size_E.index_select(0, kept_E_);
+  }
   scale_E_ = scale == PoolScale::kMean ? size_E.reciprocal() : size_E.rsqrt();
   if (scale == PoolScale::kMean) length_E_ = size_E.rsqrt();
 }
 
 at::Tensor PooledGate::values(const at::Tensor& x_TD) const {
-  const at::Tensor sum_TE = ops::group_sums(x_TD, num_experts_);
+  at::Tensor sum_TE = ops::group_sums(x_TD, num_groups_);
+  if (kept_E_.defined()) sum_TE = sum_TE.index_select(1, kept_E_.to(sum_TE.device()));
   return sum_TE * scale_E_.to(sum_TE.options());
 }
 

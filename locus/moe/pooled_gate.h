@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "locus/moe/router.h"
 
@@ -21,8 +22,12 @@ enum class PoolScale { kMean, kUnitVariance };
 // channel more.
 class PooledGate {
  public:
-  // ConfigError where there are more experts than channels.
-  PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale);
+  // ConfigError where there are more experts than channels. `kept`: the experts that it has values
+  // for, each with its group among those of all; empty: all.
+  PooledGate(int64_t hidden_size, int64_t num_experts, PoolScale scale,
+             const std::vector<int64_t>& kept = {});
+  // Of a layer's experts.
+  PooledGate(const RouterContext& context, PoolScale scale);
 
   // [T, E] in the compute type of x.
   at::Tensor values(const at::Tensor& x_TD) const;
@@ -34,9 +39,10 @@ class PooledGate {
   at::Tensor affinities(const at::Tensor& x_TD) const { return cosines(values(x_TD), x_TD); }
 
  private:
-  int64_t num_experts_;
+  int64_t num_groups_;
   at::Tensor scale_E_;
   at::Tensor length_E_;  // of the gate's rows; undefined: 1
+  at::Tensor kept_E_;    // undefined: all
 };
 
 // What the settings leave open, as it measured best (benchmarks/locality, gate). One expert's

@@ -32,7 +32,7 @@ std::vector<RouterParameter> linear_gate(const RouterSizes& sizes) {
 }
 
 double one_expert(const MoeConfig&) { return 1; }
-double two_experts(const MoeConfig&) { return 2; }
+double two_experts(const MoeConfig& config) { return config.num_experts == 1 ? 1 : 2; }
 double all_experts(const MoeConfig& config) { return static_cast<double>(config.num_experts); }
 double top_k_experts(const MoeConfig& config) { return static_cast<double>(config.router.top_k); }
 double capacity_experts(const MoeConfig& config) {
@@ -88,6 +88,23 @@ std::string join(const std::vector<std::string>& words, std::string_view separat
 }
 
 }  // namespace
+
+void Router::cut_from(const Router& whole) {
+  const at::NoGradGuard no_grad;
+  const auto take = [&](const std::string& name, const at::Tensor& own, const at::Tensor& all) {
+    if (own.sizes() == all.sizes()) {
+      own.copy_(all);
+      return;
+    }
+    LOCUS_CHECK(own.dim() > 0 && all.size(0) == context_.num_experts_before,
+                "{} has no row for each expert", name);
+    own.copy_(all.index_select(0, at::tensor(context_.kept_experts, at::kLong).to(all.device())));
+  };
+  const auto parameters = whole.named_parameters();
+  for (const auto& item : named_parameters()) take(item.key(), item.value(), parameters[item.key()]);
+  const auto buffers = whole.named_buffers();
+  for (const auto& item : named_buffers()) take(item.key(), item.value(), buffers[item.key()]);
+}
 
 std::span<const RouterEntry> router_entries() { return kRouters; }
 

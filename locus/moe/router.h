@@ -77,6 +77,9 @@ struct RouterContext {
   int64_t layer = 0;
   int64_t hidden_size = 0;
   int64_t num_experts = 0;
+  // Where experts were cut: how many there were, and which of them are left, rising. Empty: all.
+  int64_t num_experts_before = 0;
+  std::vector<int64_t> kept_experts = {};
   int64_t vocab_size = 0;
   uint64_t seed = 0;
   double init_std = 0.02;
@@ -120,6 +123,11 @@ class Router : public torch::nn::Module {
   // Evaluates with the training rule although it leaks; only where is_causal_in_training() is
   // false.
   virtual void set_evaluate_with_training_rule(bool /*value*/) {}
+
+  // Becomes the router of a layer that experts were cut from: takes over what `whole`, the one of
+  // all experts, has for those in RouterContext::kept_experts. Choices are then those of `whole`
+  // among these experts.
+  virtual void cut_from(const Router& whole);
 
   const RouterConfig& config() const { return config_; }
 

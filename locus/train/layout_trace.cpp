@@ -9,8 +9,10 @@
 #include <limits>
 #include <mutex>
 #include <optional>
+#include <tuple>
 
 #include "locus/base/error.h"
+#include "locus/model/layer_config.h"
 #include "locus/base/random.h"
 #include "locus/comm/thread_ranks.h"
 #include "locus/moe/exchange.h"
@@ -135,9 +137,12 @@ void check_layout(const LayoutName& layout, const TraceConfig& config) {
         "{} ranks",
         layout.text, config.train.micro_batch_size, world_size);
   }
-  if (config.transformer.moe.num_experts % layout.ep != 0) {
-    throw ConfigError("layout {}: moe.num_experts = {} is not a multiple of {}", layout.text,
-                      config.transformer.moe.num_experts, layout.ep);
+  const auto& [model, moe] = std::tie(config.transformer.model, config.transformer.moe);
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    const int64_t num_experts = model::layer_config(model, moe, i).moe.num_experts;
+    if (num_experts % layout.ep == 0) continue;
+    throw ConfigError("layout {}: the {} experts of layer {} are not a multiple of {}", layout.text,
+                      num_experts, i, layout.ep);
   }
   if (layout.moved && layout.zero1 && layout.dp > 1) {
     throw ConfigError(

@@ -228,10 +228,12 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
 }
 
 double Trainer::step_flops(int64_t num_tokens) const {
-  double experts = 0;
-  for (const auto& [layer, count] : experts_per_token_) experts += count;
-  return static_cast<double>(num_tokens) *
-         (settings_.flops_per_token + experts * settings_.flops_per_expert);
+  double per_token = settings_.flops_per_token;
+  for (const auto& [layer, count] : experts_per_token_) {
+    const auto of_expert = settings_.flops_per_expert.find(layer);
+    if (of_expert != settings_.flops_per_expert.end()) per_token += count * of_expert->second;
+  }
+  return static_cast<double>(num_tokens) * per_token;
 }
 
 // What only some routers tell, or only some steps.
@@ -242,9 +244,10 @@ void Trainer::set_measured(const moe::RouterStats& stats, double batches, Metric
   if (stats.cluster_sum_ED.defined()) line.set("calinski_harabasz", stats.calinski_harabasz());
   if (stats.cosine_sum_E.empty()) return;
   const model::TransformerConfig& config = parts_.transformer.config();
-  const auto bound = [&config](double cosine) {
+  const int64_t num_experts = std::ssize(stats.cosine_sum_E);
+  const auto bound = [&](double cosine) {
     if (std::isnan(cosine)) return cosine;
-    return moe::capacity_bound(cosine, config.model.hidden_size, config.moe.num_experts);
+    return moe::capacity_bound(cosine, config.model.hidden_size, num_experts);
   };
   std::vector<double> bounds;
   for (const double cosine : stats.cosines()) bounds.push_back(bound(cosine));

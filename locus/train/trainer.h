@@ -41,8 +41,9 @@ struct TrainerSettings {
   int64_t prefetch = 4;
   bool place_sequences = false;        // parallel.place_sequences
   int64_t place_experts_interval = 0;  // parallel.place_experts_interval
-  // Of training: of a token, without its experts, and with one expert of one layer.
-  double flops_per_token = 0, flops_per_expert = 0;
+  // Of training: of a token, without its experts, and with one expert of a layer.
+  double flops_per_token = 0;
+  std::map<int64_t, double> flops_per_expert;
   double peak_flops = 0;
   std::function<std::vector<TextFile>()> texts;  // of a checkpoint that is written now
   std::filesystem::path trace_file;              // of log.timeline_step; rank 0 writes it

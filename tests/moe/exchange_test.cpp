@@ -272,7 +272,7 @@ comm::ParallelContext eight_ranks_on_four_nodes() {
 }
 
 TEST(ExchangeChoice, FollowsTheLinksAndTheLoad) {
-  const ExchangeLoad many{16, 4, 2048, 1024, 1e9, 50e9};
+  const ExchangeLoad many{16, 4, 2048, 1024, 2e10, 50e9};
   comm::ParallelContext context = eight_ranks_on_four_nodes();
   // Four experts a token on four nodes, a slow link: half of the rows need not cross.
   EXPECT_EQ(choose_exchange(context, many).type, "dedup");
@@ -288,6 +288,14 @@ TEST(ExchangeChoice, FollowsTheLinksAndTheLoad) {
   // Slow ones: they pay.
   fast.topology.inter_node = {1e-6, 5e6, {}};
   EXPECT_GT(choose_exchange(fast, wide).chunks, 2);
+  // Nine rows of ten stay on their node: what is left is not worth a second part.
+  ExchangeLoad near{16, 1, 2048, 512, 8e8, 8e9};
+  comm::ParallelContext slow = eight_ranks_on_four_nodes();
+  slow.topology.inter_node = {2.5e-3, 18e6, {}};
+  slow.topology.intra_node = {1.4e-3, 565e6, {}};
+  EXPECT_EQ(choose_exchange(slow, near).chunks, 2);
+  near.near_share = 0.9;
+  EXPECT_EQ(choose_exchange(slow, near).chunks, 1);
   // Few tokens: messages count.
   const ExchangeLoad few{16, 1, 2, 64, 1e3, 50e9};
   EXPECT_EQ(choose_exchange(context, few).type, "hierarchical");

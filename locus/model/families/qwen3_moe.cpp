@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "locus/model/llama_names.h"
-#include "locus/model/transformer.h"
 
 namespace locus::model {
 namespace {
@@ -33,7 +32,7 @@ norm_topk_prob = true
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return is_llama_like(model) && has_moe_layer(model, moe) && model.qk_norm == "head" &&
+  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) && model.qk_norm == "head" &&
          !model.mlp_bias && model.attention_bias == model.attention_output_bias &&
          moe.shared_expert_intermediate_size == 0;
 }

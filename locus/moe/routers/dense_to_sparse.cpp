@@ -125,6 +125,14 @@ class DenseToSparseRouter final : public Router {
   bool is_causal_in_training() const override { return !drops_look_ahead(config_); }
   void set_evaluate_with_training_rule(bool value) override { limit_in_evaluation_ = value; }
 
+  // Where all experts were a token's, all that are left are.
+  void cut_from(const Router& whole) override {
+    Router::cut_from(whole);
+    const bool is_sparse =
+        whole.named_buffers()["most_experts"].item<int64_t>() == whole.config().top_k;
+    most_experts_.fill_(is_sparse ? config_.top_k : context_.num_experts);
+  }
+
  private:
   bool evaluates_top_k() const { return !is_training() && options_.evaluate_top_k; }
 

@@ -104,6 +104,48 @@ at::Tensor build_tables(const std::string& kind, int64_t num_tables, const Route
   return at::stack(rows);
 }
 
+// The first tables of the layer before experts were cut from it, by the numbers of those that are
+// left. A token whose expert is gone goes to the one with the highest draw for it, of those that no
+// other table gives to it: the same one whatever else was cut before (rendezvous hashing, Thaler
+// and Ravishankar, 1998).
+at::Tensor cut_tables(const at::Tensor& table_KV, int64_t num_tables,
+                      const RouterContext& context) {
+  constexpr int64_t kNone = -1;
+  std::vector<int64_t> number(static_cast<size_t>(context.num_experts_before), kNone);
+  for (size_t i = 0; i < context.kept_experts.size(); ++i) {
+    number[static_cast<size_t>(context.kept_experts[i])] = static_cast<int64_t>(i);
+  }
+  const auto before = table_KV.accessor<int64_t, 2>();
+  std::vector<Table> tables(static_cast<size_t>(num_tables));
+  for (size_t k = 0; k < tables.size(); ++k) {
+    for (int64_t id = 0; id < table_KV.size(1); ++id) {
+      const int64_t expert = before[static_cast<int64_t>(k)][id];
+      tables[k].push_back(number[static_cast<size_t>(expert)]);
+    }
+  }
+  const auto best_of = [&](int64_t id) {
+    int64_t best = kNone;
+    uint64_t highest = 0;
+    for (const int64_t expert : context.kept_experts) {
+      const int64_t own = number[static_cast<size_t>(expert)];
+      const uint64_t draw = random_key({name_key("rendezvous"), static_cast<uint64_t>(id),
+                                        static_cast<uint64_t>(expert)});
+      if (is_taken(tables, id, own) || (best != kNone && draw <= highest)) continue;
+      best = own;
+      highest = draw;
+    }
+    return best;
+  };
+  std::vector<at::Tensor> rows;
+  for (Table& table : tables) {
+    for (size_t id = 0; id < table.size(); ++id) {
+      if (table[id] == kNone) table[id] = best_of(static_cast<int64_t>(id));
+    }
+    rows.push_back(at::tensor(table, at::kLong));
+  }
+  return at::stack(rows);
+}
+
 class HashRouter final : public Router {
  public:
   HashRouter(const RouterConfig& config, const RouterContext& context, const HashOptions& options)
@@ -126,6 +168,13 @@ class HashRouter final : public Router {
   }
 
   void set_evaluate_with_training_rule(bool value) override { limit_in_evaluation_ = value; }
+
+  void cut_from(const Router& whole) override {
+    const at::NoGradGuard no_grad;
+    const at::Tensor table_KV = whole.named_buffers()["table"];
+    table_KV_.copy_(context_.kept_experts.empty() ? table_KV.narrow(0, 0, config_.top_k)
+                                                  : cut_tables(table_KV, config_.top_k, context_));
+  }
 
  private:
   Assignment choose(const TokenContext& tokens) const {

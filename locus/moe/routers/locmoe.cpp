@@ -110,8 +110,7 @@ class LocMoeRouter final : public Router {
         options_(options),
         temperature_(temperature_or_default(options.temperature, config.top_k)),
         output_weight_(output_weight_or_default(options.output_weight, config.top_k, "one")),
-        gate_(context.hidden_size, context.num_experts,
-              options.gate_scale == "mean" ? PoolScale::kMean : PoolScale::kUnitVariance) {
+        gate_(context, options.gate_scale == "mean" ? PoolScale::kMean : PoolScale::kUnitVariance) {
     if (options_.capacity_policy == "bound") {
       cosine_ = register_buffer("cosine", at::zeros({}));
       cosine_values_ = register_buffer("cosine_values", at::zeros({}, at::kLong));

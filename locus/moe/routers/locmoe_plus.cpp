@@ -101,7 +101,7 @@ class LocMoePlusRouter final : public Router {
         options_(options),
         temperature_(temperature_or_default(options.temperature, config.top_k)),
         output_weight_(output_weight_or_default(options.output_weight, config.top_k, "chosen")),
-        gate_(context.hidden_size, context.num_experts, PoolScale::kUnitVariance) {
+        gate_(context, PoolScale::kUnitVariance) {
     // Before the first update everything is admitted, and no expert can tell its tokens.
     threshold_ = make_mean("threshold", kTookAll);
     confusion_ = make_mean("confusion", 0.5);
