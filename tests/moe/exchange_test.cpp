@@ -285,9 +285,10 @@ TEST(ExchangeChoice, FollowsTheLinksAndTheLoad) {
   fast.topology.inter_node = {1e-6, 1e9, {}};
   const ExchangeLoad wide{16, 4, 256, 512, 6e9, 50e9};
   EXPECT_LE(choose_exchange(fast, wide).chunks, 2);
-  // Slow ones: they pay.
+  // Slow ones: more parts pay, where each has experts of its own.
   fast.topology.inter_node = {1e-6, 5e6, {}};
-  EXPECT_GT(choose_exchange(fast, wide).chunks, 2);
+  const ExchangeLoad many_experts{64, 4, 256, 512, 6e9, 50e9};
+  EXPECT_GT(choose_exchange(fast, many_experts).chunks, 2);
   // Nine rows of ten stay on their node: what is left is not worth a second part.
   ExchangeLoad near{16, 1, 2048, 512, 8e8, 8e9};
   comm::ParallelContext slow = eight_ranks_on_four_nodes();
