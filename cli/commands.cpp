@@ -249,6 +249,48 @@ Action add_convert(CLI::App& command) {
   return [options](std::ostream& out) { app::convert(*options, out); };
 }
 
+void add_elastic(CLI::App& command, std::string* checkpoint, int64_t* max_batches,
+                 int64_t* num_threads) {
+  add_argument(command,
+               {.name = "RUN",
+                .doc = "run folder (its newest intact checkpoint), or checkpoint",
+                .group = "Arguments"},
+               checkpoint)
+      ->required();
+  add_option(command,
+             {"--max-batches", "batches of the run's validation data that losses are of; 0: all"},
+             max_batches);
+  add_option(command, {"--num-threads", "threads of tensor operations; 0: one a core"},
+             num_threads);
+}
+
+Action add_search(CLI::App& command) {
+  auto options = std::make_shared<app::SearchOptions>();
+  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads);
+  add_option(
+      command,
+      {"--budgets", "shares of the whole model's forward FLOPs; those of the training if not given",
+       "SHARE"},
+      &options->budgets);
+  add_option(command, {"--output", "also write a page and a picture into this folder", "FOLDER"},
+             &options->output);
+  return [options](std::ostream& out) { app::search(*options, out); };
+}
+
+Action add_extract(CLI::App& command) {
+  auto options = std::make_shared<app::ExtractOptions>();
+  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads);
+  add_option(command,
+             {"--budget",
+              "what the model may cost: flops, parameters, memory or exchange, as a share of the "
+              "whole model's (flops=0.5) or a number (parameters=20M, memory=2GB); may be repeated",
+              "COST=LIMIT"},
+             &options->budgets)
+      ->required();
+  add_option(command, {"--output", "folder of the model", "FOLDER"}, &options->output)->required();
+  return [options](std::ostream& out) { app::extract(*options, out); };
+}
+
 Action add_report(CLI::App& command) {
   struct Options {
     std::vector<std::string> runs;
@@ -417,6 +459,23 @@ constexpr CommandEntry kCommands[] = {
   locus export runs/demo/checkpoints/step_00001000 models/demo --max-shard-size 500MB
 )",
      add_convert, true},
+    {"search", "show the smaller models inside a trained one",
+     "Tells what the models inside a trained one cost and what their losses are, and with --output "
+     "what each layer keeps. A run whose settings have dance.budgets trains them together.",
+     R"(Examples:
+  locus search runs/elastic
+  locus search runs/elastic --budgets 0.3 0.6 --output family
+)",
+     add_search, true},
+    {"extract", "take a smaller model out of a trained one",
+     "Chooses what is left of a trained model under a budget and writes it as a model folder: an "
+     "ordinary model that `eval`, `generate`, `train` and `export` take. Of the choices by learned "
+     "gates and by importance, the one with the lower validation loss. No training.",
+     R"(Examples:
+  locus extract runs/elastic --budget flops=0.5 --output models/half
+  locus extract runs/elastic --budget parameters=20M --budget flops=0.5 --output models/small
+)",
+     add_extract, true},
     {"report", "write one HTML page about runs",
      "Writes one HTML page about one run or several: curves, speed, load of the experts, "
      "differences of settings. "

@@ -22,7 +22,7 @@ ALLOWED = {  # bottom-up: each folder includes these and itself, so a cycle cann
     "train": "base io data placement ops comm nn moe model",
     "eval": "base data ops comm moe model",
     "evolve": "base ops moe model train",
-    "search": "base moe model train eval",
+    "search": "base ops comm moe model train",
     "app": "base cluster io data report placement compare ops comm nn moe model simulate convert train eval evolve search",
     "cli": "base app/commands.h",
 }

@@ -104,6 +104,26 @@ struct CompareOptions {
 };
 void compare(const CompareOptions& options, std::ostream& out);
 
+// The smaller models inside a trained one: a table, and with `output` a page and a picture.
+struct SearchOptions {
+  std::string checkpoint;       // run folder or checkpoint
+  std::vector<double> budgets;  // shares of the forward FLOPs; empty: those of the training
+  std::string output;           // folder of search.md and front.svg; empty: none
+  int64_t max_batches = 0;      // of the validation data; 0: all
+  int64_t num_threads = 0;
+};
+void search(const SearchOptions& options, std::ostream& out);
+
+// One of them as a model folder.
+struct ExtractOptions {
+  std::string checkpoint;
+  std::vector<std::string> budgets;  // "flops=0.5", "parameters=20M", "memory=2GB": all hold
+  std::string output;                // folder that appears complete or not at all
+  int64_t max_batches = 0;           // of the validation data, for the choice; 0: all
+  int64_t num_threads = 0;
+};
+void extract(const ExtractOptions& options, std::ostream& out);
+
 // Writes one page about one or several runs.
 void report(const std::vector<std::string>& runs, const std::string& output, std::ostream& out);
 

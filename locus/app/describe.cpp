@@ -83,9 +83,8 @@ std::string describe_layers(const RunConfig& config) {
   std::string out;
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
     const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
-    std::string text = layer.has_attention
-                           ? format("{} heads", layer.model.num_attention_heads)
-                           : "no self-attention";
+    std::string text = layer.has_attention ? format("{} heads", layer.model.num_attention_heads)
+                                           : "no self-attention";
     if (model::has_cross_attention(config.model, i)) {
       text += format(", {} cross-attention heads",
                      layer.cross_kv_heads * config.model.heads_per_group());

@@ -39,7 +39,8 @@ double near_share(const RunConfig& config, const comm::ParallelContext& parallel
   const moe::MoeConfig& moe = config.moe;
   if (nodes == 1 || !config.parallel.place_sequences || moe.num_experts % nodes != 0) return 0;
   const int64_t experts_of_node = moe.num_experts / nodes;
-  if (moe.domain_groups.empty()) return moe.num_domain_groups % nodes == 0 && moe.num_domain_groups > 0 ? kPlacedNear : 0;
+  if (moe.domain_groups.empty())
+    return moe.num_domain_groups % nodes == 0 && moe.num_domain_groups > 0 ? kPlacedNear : 0;
   for (const moe::DomainGroup& group : moe::parse_domain_groups(moe.domain_groups)) {
     for (const int64_t expert : group.experts) {
       if (expert / experts_of_node != group.experts.front() / experts_of_node) return 0;

@@ -18,6 +18,7 @@
 #include "locus/moe/exchange.h"
 #include "locus/moe/experts.h"
 #include "locus/moe/router.h"
+#include "locus/search/joint_stage.h"
 #include "locus/train/lr_schedule.h"
 #include "locus/train/optimizer.h"
 
@@ -310,6 +311,29 @@ void check_evolution(const RunConfig& config, Problems& out) {
   }
 }
 
+void check_dance(const RunConfig& config, Problems& out) {
+  const search::DanceConfig& dance = config.dance;
+  out.append(search::problems(dance, config.train.max_steps));
+  if (!dance.is_on()) return;
+  const comm::ParallelConfig& parallel = config.parallel;
+  out.add_if(parallel.use_distributed_optimizer,
+             "dance.budgets: not with parallel.use_distributed_optimizer, where no rank has all of "
+             "a gradient");
+  out.add_if(
+      parallel.place_experts_interval > 0,
+      "dance.budgets: not with parallel.place_experts_interval, which moves the experts that "
+      "smaller models have on each rank");
+  const std::vector<int64_t>& spawns = config.evolve.spawn_steps;
+  const int64_t first = search::first_joint_step(dance, config.train.max_steps);
+  for (const int64_t step : spawns) {
+    out.add_if(
+        step > first - dance.calibration_steps,
+        "evolve.spawn_steps holds {}: the last experts have to be there when dance begins to "
+        "look at them, at step {}",
+        step, first - dance.calibration_steps);
+  }
+}
+
 }  // namespace
 
 RunConfig::RunConfig() {
@@ -344,6 +368,7 @@ std::vector<std::string> RunConfig::problems() const {
   check_data(data, out);
   check_training(*this, out);
   check_evolution(*this, out);
+  check_dance(*this, out);
   return out.take();
 }
 
@@ -504,6 +529,9 @@ bool makes_shape(const std::string& key) {
                                           "model.intermediate_size_per_layer",
                                           "moe.experts_per_layer",
                                           "moe.router.top_k_per_layer",
+                                          "dance.budgets",
+                                          "dance.block_size",
+                                          "dance.depth",
                                           "evolve.num_experts",
                                           "moe.num_experts",
                                           "moe.domain_groups",

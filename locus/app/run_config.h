@@ -12,6 +12,7 @@
 #include "locus/evolve/config.h"
 #include "locus/model/config.h"
 #include "locus/moe/config.h"
+#include "locus/search/config.h"
 #include "locus/train/config.h"
 
 namespace locus::app {
@@ -29,6 +30,7 @@ struct RunConfig {
   train::LogConfig log;
   eval::EvalConfig eval;
   evolve::EvolveConfig evolve;
+  search::DanceConfig dance;
   // The routers' own settings, by router name: [moe.<name>].
   std::map<std::string, OptionSet> router_options;
 
@@ -52,6 +54,7 @@ struct RunConfig {
     v("log", log, "");
     v("eval", eval, "");
     v("evolve", evolve, "");
+    v("dance", dance, "");
   }
 
   // Every key, options of all routers included; of the chosen router alone with `chosen_only`.

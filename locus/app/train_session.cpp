@@ -10,6 +10,7 @@
 #include <ostream>
 
 #include "locus/app/describe.h"
+#include "locus/app/elastic.h"
 #include "locus/app/ranks.h"
 #include "locus/app/run_identity.h"
 #include "locus/app/session.h"
@@ -238,6 +239,7 @@ void TrainSession::begin_from(std::optional<int64_t> step) {
 void TrainSession::load_checkpoint(const train::CheckpointRef& checkpoint) {
   check_continuation(checkpoint);
   state_ = train::load_trainer_state(checkpoint);
+  joint_state_ = load_joint_state(checkpoint.path);
   train::restore_places(*transformer_, state_.experts);
   train::load_model(checkpoint, *transformer_);
   train::load_optimizer(checkpoint, *optimizer_, *transformer_);
@@ -268,11 +270,12 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   const Fields now = phase_.fields();
   for (size_t i = 0; i < now.size(); ++i) {
     const std::string& key = now[i].path;
-    const bool matters =
-        key.starts_with("model.") || key.starts_with("moe.") || key.starts_with("data.") ||
-        key.starts_with("optimizer.") || key.starts_with("lr_schedule.") ||
-        key.starts_with("evolve.") || key == "train.seed" || key == "train.label_smoothing" ||
-        key == "train.max_steps" || key == "train.global_batch_size" || key == "train.dtype";
+    const bool matters = key.starts_with("model.") || key.starts_with("moe.") ||
+                         key.starts_with("data.") || key.starts_with("optimizer.") ||
+                         key.starts_with("lr_schedule.") || key.starts_with("evolve.") ||
+                         key.starts_with("dance.") || key == "train.seed" ||
+                         key == "train.label_smoothing" || key == "train.max_steps" ||
+                         key == "train.global_batch_size" || key == "train.dtype";
     const std::string was = locus::to_toml(before[i].value);
     const std::string is = locus::to_toml(now[i].value);
     if (was != is && makes_shape(key)) {
@@ -354,6 +357,7 @@ train::TrainerSettings TrainSession::settings() {
                 if (evolve::num_phases(config_.evolve) > 1) {
                   texts.push_back({kProgressFile, evolve::to_json(progress_)});
                 }
+                if (joint_stage_) texts.push_back({kDanceFile, search::to_json(joint_state_)});
                 return texts;
               },
           .trace_file = folder_->path() / "trace.json"};
@@ -413,9 +417,10 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
     resumed_step_ = state_.step;  // from here on: what metrics tell of the steps before stays
   }
   write_run_line(grows);
-  train::Trainer trainer(
-      {*transformer_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr, checkpoints},
-      settings());
+  comm::together(parallel_.world.get(), [&] { make_joint_stage(); });
+  train::Trainer trainer({*transformer_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr,
+                          checkpoints, joint_stage_.get()},
+                         settings());
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   trainer.stop_when([this](int64_t step, double loss) {
     return evolve::ends_after(config_.evolve, step, loss, progress_,
@@ -424,6 +429,18 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
   const train::TrainOutcome outcome = trainer.run(state_);
   state_ = outcome.state;
   return outcome;
+}
+
+// In the last phase, whose experts are all there.
+void TrainSession::make_joint_stage() {
+  const bool is_last = progress_.phase() + 1 >= evolve::num_phases(config_.evolve);
+  if (!config_.dance.is_on() || !is_last) return;
+  joint_stage_ = std::make_unique<search::JointStage>(
+      *transformer_, config_.dance,
+      search::JointStage::Training{config_.train.max_steps,
+                                   static_cast<uint64_t>(config_.train.seed), cost_settings(phase_),
+                                   config_.parallel.expert_model_parallel_size},
+      joint_state_);
 }
 
 // The experts of the next phase. Each rank reads the model before as a whole, and keeps its part.

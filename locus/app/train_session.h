@@ -16,6 +16,7 @@
 #include "locus/data/tokenizer.h"
 #include "locus/evolve/phases.h"
 #include "locus/model/transformer.h"
+#include "locus/search/joint_stage.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/metrics.h"
 #include "locus/train/optimizer.h"
@@ -49,6 +50,7 @@ class TrainSession {
   void load_initial_weights();
   void grow();
   train::TrainOutcome train_phase(train::CheckpointWriter& checkpoints);
+  void make_joint_stage();
   void check_continuation(const train::CheckpointRef& checkpoint);
   void write_run_line(bool has_grown);
   void evaluate(int64_t step);
@@ -72,6 +74,8 @@ class TrainSession {
   std::shared_ptr<model::Transformer> transformer_;
   std::unique_ptr<train::Optimizer> optimizer_;
   train::TrainerState state_;
+  search::JointState joint_state_;
+  std::unique_ptr<search::JointStage> joint_stage_;  // null: no smaller models in this phase
   std::optional<int64_t> resumed_step_;
   std::optional<train::MetricsWriter> metrics_;
   std::vector<int32_t> bytes_per_token_;

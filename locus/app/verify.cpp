@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <ostream>
 #include <sstream>
 
 #include "locus/app/commands.h"
+#include "locus/app/elastic.h"
 #include "locus/app/evolution.h"
 #include "locus/app/session.h"
 #include "locus/app/text_table.h"
@@ -145,6 +148,29 @@ void add_evolution(RunConfig& config, const data::SampleSource& source, train::T
   };
 }
 
+// One step to look at how important each unit is, then smaller models in each.
+void add_dance(const RunConfig& config, int64_t num_steps, train::TraceConfig& trace,
+               std::vector<std::unique_ptr<search::JointState>>& states) {
+  if (!config.dance.is_on()) return;
+  if (num_steps < 2 || trace.after_step) {
+    throw ConfigError(
+        "verify trains smaller models (dance.budgets) from the second step on, with experts that "
+        "are there from the start: --steps 2 or more, and no evolve.num_experts");
+  }
+  search::DanceConfig dance = config.dance;
+  dance.begin = 0;
+  dance.calibration_steps = 1;
+  const search::JointStage::Training training{num_steps, static_cast<uint64_t>(config.train.seed),
+                                              cost_settings(config),
+                                              config.parallel.expert_model_parallel_size};
+  auto mutex = std::make_shared<std::mutex>();
+  trace.make_extra = [dance, training, mutex, &states](model::Transformer& transformer) {
+    const std::lock_guard lock(*mutex);
+    search::JointState& state = *states.emplace_back(std::make_unique<search::JointState>());
+    return std::make_unique<search::JointStage>(transformer, dance, training, state);
+  };
+}
+
 }  // namespace
 
 void verify(const VerifyOptions& options, std::ostream& out) {
@@ -165,6 +191,8 @@ void verify(const VerifyOptions& options, std::ostream& out) {
   settle_domain_groups(config, *source);
   train::TraceConfig trace = trace_config(config, options, *source);
   add_evolution(config, *source, trace);
+  std::vector<std::unique_ptr<search::JointState>> joint_states;
+  add_dance(config, options.steps, trace, joint_states);
   for (const train::LayoutName& layout : layouts) train::check_layout(layout, trace);
   const double tolerance = trace.float64 ? kFloat64Tolerance : kFloat32Tolerance;
 

@@ -104,8 +104,8 @@ class Problems {
   std::vector<std::string> find() {
     numbers("model.num_key_value_heads_per_layer", model_.num_key_value_heads_per_layer,
             model_.kv_heads(), 0);
-    numbers("model.num_cross_key_value_heads_per_layer",
-            model_.num_cross_key_value_heads_per_layer, model_.kv_heads(), 0);
+    numbers("model.num_cross_key_value_heads_per_layer", model_.num_cross_key_value_heads_per_layer,
+            model_.kv_heads(), 0);
     widths();
     if (moe_.num_experts > 0) {
       numbers("moe.router.top_k_per_layer", moe_.router.top_k_per_layer, moe_.router.top_k, 1);

@@ -12,7 +12,7 @@
 namespace locus::model {
 
 struct LayerConfig {
-  ModelConfig model;  // with the heads and the width of this layer; no lists
+  ModelConfig model;   // with the heads and the width of this layer; no lists
   moe::MoeConfig moe;  // with its experts, their width and its top_k; num_experts 0: dense
   int64_t cross_kv_heads = 0;
   // Numbers that its experts had before some of so many were cut; empty: none was.

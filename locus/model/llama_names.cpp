@@ -29,8 +29,8 @@ void add_attention_ends(Slices& out, const ModelConfig& model, const std::string
 }
 
 // kv_heads: key/value heads, each with its query heads.
-void add_attention(Slices& out, const ModelConfig& model, int64_t kv_heads,
-                   const std::string& name, const std::string& ours) {
+void add_attention(Slices& out, const ModelConfig& model, int64_t kv_heads, const std::string& name,
+                   const std::string& ours) {
   const int64_t kv = kv_heads * model.head_size();
   const int64_t q = kv * model.heads_per_group();
   for (const std::string kind : {"weight", "bias"}) {

@@ -7,8 +7,8 @@
 
 #include "locus/base/format.h"
 #include "locus/base/toml.h"
-#include "locus/model/llama_names.h"
 #include "locus/model/layer_config.h"
+#include "locus/model/llama_names.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {

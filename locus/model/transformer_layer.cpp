@@ -77,9 +77,9 @@ TransformerLayer::TransformerLayer(const TransformerConfig& config, int64_t inde
   }
   if (config_.has_cross_attention) {
     cross_norm_ = register_module("cross_attention_layernorm", make_norm(model));
-    cross_attention_ = register_module(
-        "cross_attn", std::make_shared<nn::CrossAttention>(
-                          attention_config(config.model, config_.cross_kv_heads)));
+    cross_attention_ =
+        register_module("cross_attn", std::make_shared<nn::CrossAttention>(
+                                          attention_config(config.model, config_.cross_kv_heads)));
   }
   if (!config_.has_feed_forward) return;
   const ops::Activation activation = ops::parse_activation(model.hidden_act);
@@ -157,7 +157,8 @@ at::Tensor TransformerLayer::dropout(const at::Tensor& x_BSD, std::string_view s
   if (!is_training() || config_.model.hidden_dropout == 0.0) return x_BSD;
   const uint64_t key = random_key(
       {seed_, static_cast<uint64_t>(tokens.step), static_cast<uint64_t>(index_), name_key(stream)});
-  return ops::keyed_dropout(x_BSD.flatten(0, 1), config_.model.hidden_dropout, key, tokens.global_index_T)
+  return ops::keyed_dropout(x_BSD.flatten(0, 1), config_.model.hidden_dropout, key,
+                            tokens.global_index_T)
       .view_as(x_BSD);
 }
 

@@ -101,7 +101,8 @@ void Router::cut_from(const Router& whole) {
     own.copy_(all.index_select(0, at::tensor(context_.kept_experts, at::kLong).to(all.device())));
   };
   const auto parameters = whole.named_parameters();
-  for (const auto& item : named_parameters()) take(item.key(), item.value(), parameters[item.key()]);
+  for (const auto& item : named_parameters())
+    take(item.key(), item.value(), parameters[item.key()]);
   const auto buffers = whole.named_buffers();
   for (const auto& item : named_buffers()) take(item.key(), item.value(), buffers[item.key()]);
 }

@@ -11,9 +11,9 @@
 namespace locus::search {
 namespace {
 
-constexpr auto kNames = std::to_array<std::string_view>({"head", "cross_head", "block", "expert",
-                                                         "slot", "attention", "cross_attention",
-                                                         "feed_forward"});
+constexpr auto kNames =
+    std::to_array<std::string_view>({"head", "cross_head", "block", "expert", "slot", "attention",
+                                     "cross_attention", "feed_forward"});
 
 template <class T>
 const T* option(const OptionSet& options, std::string_view name) {
@@ -32,13 +32,10 @@ std::string_view unit_kind_name(UnitKind kind) { return kNames[static_cast<size_
 UnitKind branch_of(UnitKind kind) {
   switch (kind) {
     case UnitKind::kHead:
-    case UnitKind::kAttention:
-      return UnitKind::kAttention;
+    case UnitKind::kAttention: return UnitKind::kAttention;
     case UnitKind::kCrossHead:
-    case UnitKind::kCrossAttention:
-      return UnitKind::kCrossAttention;
-    default:
-      return UnitKind::kFeedForward;
+    case UnitKind::kCrossAttention: return UnitKind::kCrossAttention;
+    default: return UnitKind::kFeedForward;
   }
 }
 
@@ -152,8 +149,7 @@ std::vector<int64_t> ArchSpace::experts_of(const Unit& unit) const {
 
 std::pair<int64_t, int64_t> ArchSpace::channels_of(const Unit& unit) const {
   const model::LayerConfig& own = layers_[static_cast<size_t>(unit.layer)];
-  const int64_t width =
-      own.has_experts() ? own.moe.intermediate_size : own.model.intermediate_size;
+  const int64_t width = own.has_experts() ? own.moe.intermediate_size : own.model.intermediate_size;
   const int64_t begin = unit.index * options_.block_size;
   return {begin, std::min(begin + options_.block_size, width)};
 }
@@ -202,8 +198,7 @@ bool ArchSpace::can_drop(const Mask& mask, size_t unit) const {
       }
       return branches > 1;
     }
-    default:
-      return left > group.floor;
+    default: return left > group.floor;
   }
 }
 
@@ -255,21 +250,11 @@ ModelCut ArchSpace::to_cut(const Mask& mask) const {
     }
     std::sort(numbers.begin(), numbers.end());
     switch (group.kind) {
-      case UnitKind::kHead:
-        own.heads = numbers;
-        break;
-      case UnitKind::kCrossHead:
-        own.cross_heads = numbers;
-        break;
-      case UnitKind::kBlock:
-        own.channels = numbers;
-        break;
-      case UnitKind::kExpert:
-        own.experts = numbers;
-        break;
-      case UnitKind::kSlot:
-        own.top_k = 1 + std::ssize(numbers);
-        break;
+      case UnitKind::kHead: own.heads = numbers; break;
+      case UnitKind::kCrossHead: own.cross_heads = numbers; break;
+      case UnitKind::kBlock: own.channels = numbers; break;
+      case UnitKind::kExpert: own.experts = numbers; break;
+      case UnitKind::kSlot: own.top_k = 1 + std::ssize(numbers); break;
       case UnitKind::kAttention:
         if (numbers.empty()) own.heads.clear();
         break;
@@ -320,30 +305,14 @@ std::vector<LayerSizes> ArchSpace::sizes_of(const Values& values) const {
       }
     }
     switch (group.kind) {
-      case UnitKind::kHead:
-        own.heads = sum;
-        break;
-      case UnitKind::kCrossHead:
-        own.cross_heads = sum;
-        break;
-      case UnitKind::kBlock:
-        own.channels = sum;
-        break;
-      case UnitKind::kExpert:
-        own.experts = sum * static_cast<double>(options_.ep_size);
-        break;
-      case UnitKind::kSlot:
-        own.top_k = 1 + sum;
-        break;
-      case UnitKind::kAttention:
-        own.attention = sum;
-        break;
-      case UnitKind::kCrossAttention:
-        own.cross_attention = sum;
-        break;
-      case UnitKind::kFeedForward:
-        own.feed_forward = sum;
-        break;
+      case UnitKind::kHead: own.heads = sum; break;
+      case UnitKind::kCrossHead: own.cross_heads = sum; break;
+      case UnitKind::kBlock: own.channels = sum; break;
+      case UnitKind::kExpert: own.experts = sum * static_cast<double>(options_.ep_size); break;
+      case UnitKind::kSlot: own.top_k = 1 + sum; break;
+      case UnitKind::kAttention: own.attention = sum; break;
+      case UnitKind::kCrossAttention: own.cross_attention = sum; break;
+      case UnitKind::kFeedForward: own.feed_forward = sum; break;
     }
   }
   return out;

@@ -27,8 +27,12 @@ class Chooser {
  public:
   Chooser(const CostModel& costs, const std::vector<double>& ranks,
           const std::vector<Limit>& limits, const Mask& candidates)
-      : costs_(costs), space_(costs.space()), limits_(limits), order_(rising(ranks)),
-        candidates_(candidates), mask_(candidates) {
+      : costs_(costs),
+        space_(costs.space()),
+        limits_(limits),
+        order_(rising(ranks)),
+        candidates_(candidates),
+        mask_(candidates) {
     find_small_groups();
   }
 

@@ -135,8 +135,8 @@ CostModel::Terms CostModel::terms_of(Resource resource, size_t layer) const {
     for (size_t k = 0; k < 2; ++k) {
       const int64_t channels = c == 0 ? kChannels.low : kChannels.high;
       const int64_t top_k = k == 0 ? kTopK.low : kTopK.high;
-      value[c][k] = line(experts, with(channels, top_k, experts.low),
-                         with(channels, top_k, experts.high));
+      value[c][k] =
+          line(experts, with(channels, top_k, experts.low), with(channels, top_k, experts.high));
     }
   }
   for (size_t c = 0; c < 2; ++c) {
@@ -212,12 +212,8 @@ std::vector<double> CostModel::slopes(Resource resource, const std::vector<doubl
     const LayerSizes& slope = by_layer[static_cast<size_t>(group.layer)];
     for (size_t unit = group.begin; unit < group.end; ++unit) {
       switch (group.kind) {
-        case UnitKind::kHead:
-          out[unit] = slope.heads;
-          break;
-        case UnitKind::kCrossHead:
-          out[unit] = slope.cross_heads;
-          break;
+        case UnitKind::kHead: out[unit] = slope.heads; break;
+        case UnitKind::kCrossHead: out[unit] = slope.cross_heads; break;
         case UnitKind::kBlock: {
           const auto [begin, end] = space_.channels_of(space_.units()[unit]);
           out[unit] = slope.channels * static_cast<double>(end - begin);
@@ -239,15 +235,9 @@ std::vector<double> CostModel::slopes(Resource resource, const std::vector<doubl
           out[unit] = slope.top_k * sum;
           break;
         }
-        case UnitKind::kAttention:
-          out[unit] = slope.attention;
-          break;
-        case UnitKind::kCrossAttention:
-          out[unit] = slope.cross_attention;
-          break;
-        case UnitKind::kFeedForward:
-          out[unit] = slope.feed_forward;
-          break;
+        case UnitKind::kAttention: out[unit] = slope.attention; break;
+        case UnitKind::kCrossAttention: out[unit] = slope.cross_attention; break;
+        case UnitKind::kFeedForward: out[unit] = slope.feed_forward; break;
       }
     }
   }
@@ -269,10 +259,17 @@ Limit parse_limit(const std::string& text, const CostModel& costs) {
   const char* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(begin, end, value);
   if (error != std::errc() || !(value > 0) || !std::isfinite(value)) refuse();
-  static const std::map<std::string_view, double> kUnits{
-      {"", 1},      {"K", 1e3},  {"M", 1e6},  {"G", 1e9},    {"B", 1},
-      {"KB", 1e3},  {"MB", 1e6}, {"GB", 1e9}, {"KiB", 1024}, {"MiB", 1024.0 * 1024},
-      {"GiB", 1024.0 * 1024 * 1024}};
+  static const std::map<std::string_view, double> kUnits{{"", 1},
+                                                         {"K", 1e3},
+                                                         {"M", 1e6},
+                                                         {"G", 1e9},
+                                                         {"B", 1},
+                                                         {"KB", 1e3},
+                                                         {"MB", 1e6},
+                                                         {"GB", 1e9},
+                                                         {"KiB", 1024},
+                                                         {"MiB", 1024.0 * 1024},
+                                                         {"GiB", 1024.0 * 1024 * 1024}};
   const std::string_view unit(rest, static_cast<size_t>(end - rest));
   const auto found = kUnits.find(unit);
   if (found == kUnits.end()) refuse();

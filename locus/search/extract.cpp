@@ -16,7 +16,8 @@ void match_type(model::Transformer& transformer, const at::Tensor& like) {
   for (auto tensors : {transformer.parameters(), transformer.buffers()}) {
     for (at::Tensor& tensor : tensors) {
       const bool is_value = at::isFloatingType(tensor.scalar_type());
-      tensor.set_data(tensor.to(like.device(), is_value ? like.scalar_type() : tensor.scalar_type()));
+      tensor.set_data(
+          tensor.to(like.device(), is_value ? like.scalar_type() : tensor.scalar_type()));
     }
   }
 }

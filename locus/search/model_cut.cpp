@@ -181,9 +181,8 @@ std::pair<model::ModelConfig, moe::MoeConfig> cut_config(const model::ModelConfi
     // By the numbers before any cut.
     std::vector<int64_t> experts;
     for (const int64_t number : cut[i].experts) {
-      experts.push_back(before.kept_experts.empty()
-                            ? number
-                            : before.kept_experts[static_cast<size_t>(number)]);
+      experts.push_back(
+          before.kept_experts.empty() ? number : before.kept_experts[static_cast<size_t>(number)]);
     }
     e.experts_per_layer.push_back(moe::expert_numbers_text(experts));
     e.router.top_k_per_layer.push_back(cut[i].top_k > 0 ? cut[i].top_k : moe.router.top_k);

@@ -12,9 +12,9 @@
 #include <tuple>
 
 #include "locus/base/error.h"
-#include "locus/model/layer_config.h"
 #include "locus/base/random.h"
 #include "locus/comm/thread_ranks.h"
+#include "locus/model/layer_config.h"
 #include "locus/moe/exchange.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/expert_migration.h"
@@ -192,6 +192,9 @@ std::vector<TraceStep> trace_layout(const LayoutName& layout, const TraceConfig&
     if (config.hooks.model) config.hooks.model(context, *traced.transformer);
     std::optional<TrainStep> train_step;
     train_step.emplace(*traced.transformer, *traced.optimizer, config.train, at::kCPU);
+    std::unique_ptr<ExtraPasses> extra;
+    if (config.make_extra) extra = config.make_extra(*traced.transformer);
+    train_step->set_extra_passes(extra.get());
     data::PrefetchingLoader loader(source, config.train.global_batch_size, micro, 0, 0,
                                    {.rank = context.rank, .num_ranks = world_size},
                                    layout.placed ? shuffled_sequences : data::PlaceSequences());

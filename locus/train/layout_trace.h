@@ -16,6 +16,7 @@
 #include "locus/data/loader.h"
 #include "locus/model/transformer.h"
 #include "locus/train/config.h"
+#include "locus/train/extra_passes.h"
 #include "locus/train/optimizer.h"
 
 namespace locus::train {
@@ -59,6 +60,8 @@ struct TraceConfig {
   int64_t num_steps = 3;
   int64_t ranks_per_node = 0;  // 0: two nodes for each group of ep ranks
   bool float64 = true;
+  // What steps compute beside the model's own passes, for each rank; empty: nothing.
+  std::function<std::unique_ptr<ExtraPasses>(model::Transformer&)> make_extra;
   // Called after each step (number of finished ones), on every rank; true: the model is another one
   // from now on.
   std::function<bool(int64_t step, TracedModel&)> after_step;

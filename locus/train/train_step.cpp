@@ -83,10 +83,17 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
   transformer_.train();
   for (const auto& [layer, moe] : transformer_.moe_layers())
     moe->router().on_step(state.step, config_.max_steps);
+  own_weight_ = extra_ != nullptr ? extra_->begin_step(state.step) : 1.0;
+  const bool has_extra = own_weight_ != 1.0;
   for (const data::Batch& batch : micro_batches) {
-    if (&batch == &micro_batches.back()) reducer_.start();
+    // Gradients set off as they come, unless more are added to them.
+    if (&batch == &micro_batches.back() && !has_extra) reducer_.start();
     const double weight = 1.0 / static_cast<double>(micro_batches.size());
     result.loss += backward(batch, result.num_labels, weight, state.step, result);
+  }
+  if (has_extra) {
+    extra_->add_gradients();
+    reducer_.start();
   }
   Stopwatch watch;
   {
@@ -96,6 +103,7 @@ StepResult TrainStep::run(const std::vector<data::Batch>& micro_batches, double 
     sum_over_ranks(result);
   }
   result.reduce_s = watch.lap();
+  if (extra_ != nullptr) extra_->see_gradients();
   result.grad_norm = gradient_norm(optimizer_.parts(), parallel);
   result.skipped = guard(result, state);
   comm::note_phase(parallel.activity, "optimizer step");
@@ -149,11 +157,9 @@ void TrainStep::sum_over_ranks(StepResult& result) const {
   }
 }
 
-TrainStep::Losses TrainStep::forward(const data::Batch& batch, int64_t num_labels, int64_t step) {
+TrainStep::Losses TrainStep::forward(const model::BatchTensors& tensors, int64_t num_labels) {
   const Span span("forward", "compute");
   comm::note_phase(transformer_.config().parallel.activity, "forward");
-  model::check_ids(batch, transformer_.config().model.vocab_size);
-  const model::BatchTensors tensors = model::to_tensors(batch, device_, step);
   const model::TransformerOutput out = transformer_.forward(tensors.input);
   const ops::CrossEntropy entropy =
       ops::linear_cross_entropy(out.hidden_TD, transformer_.output_weight(), tensors.labels_T,
@@ -161,14 +167,18 @@ TrainStep::Losses TrainStep::forward(const data::Batch& batch, int64_t num_label
   const auto count = static_cast<double>(std::max<int64_t>(num_labels, 1));
   const at::Tensor task = entropy.loss_sum / count;
   const bool is_smoothed = config_.label_smoothing > 0;
-  return {task, out.aux_loss, is_smoothed ? entropy.loss_T.sum(at::kDouble) / count : task};
+  return {task, out.aux_loss, is_smoothed ? entropy.loss_T.sum(at::kDouble) / count : task,
+          out.hidden_TD.detach()};
 }
 
 double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double weight,
                            int64_t step, StepResult& result) {
   Stopwatch watch;
-  const auto [task_loss, aux_loss, told_loss] = forward(batch, num_labels, step);
-  const at::Tensor loss = task_loss + aux_loss * weight;
+  model::check_ids(batch, transformer_.config().model.vocab_size);
+  const model::BatchTensors tensors = model::to_tensors(batch, device_, step);
+  const auto [task_loss, aux_loss, told_loss, hidden_TD] = forward(tensors, num_labels);
+  at::Tensor loss = task_loss + aux_loss * weight;
+  if (own_weight_ != 1.0) loss = loss * own_weight_;
   result.forward_s += watch.lap();
   const Span span("backward", "compute");
   comm::note_phase(transformer_.config().parallel.activity, "backward");
@@ -176,6 +186,11 @@ double TrainStep::backward(const data::Batch& batch, int64_t num_labels, double 
   // Read only now: reading waits for the device.
   const double value = told_loss.item<double>();
   result.aux_loss += aux_loss.item<double>() * weight;
+  if (own_weight_ != 1.0) {
+    const Span extra("smaller models", "compute");
+    extra_->run(
+        {tensors, hidden_TD, static_cast<double>(std::max<int64_t>(num_labels, 1)), weight});
+  }
   result.backward_s += watch.lap();
   return value;
 }

@@ -9,6 +9,7 @@
 #include "locus/model/transformer.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
+#include "locus/train/extra_passes.h"
 #include "locus/train/gradient_reducer.h"
 #include "locus/train/optimizer.h"
 
@@ -31,6 +32,9 @@ class TrainStep {
   TrainStep(model::Transformer& transformer, Optimizer& optimizer, const TrainConfig& config,
             at::Device device);
 
+  // Of every step from now on; null: none. It outlives this.
+  void set_extra_passes(ExtraPasses* extra) { extra_ = extra; }
+
   // `micro_batches`: this rank's; all else is of all ranks together.
   // Loss = sum of cross entropies / number of labels of the global batch: each token weighs the
   // same, whatever micro-batch it is in. `state` keeps the guard's memory; step and tokens are the
@@ -43,8 +47,9 @@ class TrainStep {
   struct Losses {
     at::Tensor task, aux;  // to minimise
     at::Tensor told;       // the task's without label smoothing
+    at::Tensor hidden_TD;
   };
-  Losses forward(const data::Batch& batch, int64_t num_labels, int64_t step);
+  Losses forward(const model::BatchTensors& tensors, int64_t num_labels);
   double backward(const data::Batch& batch, int64_t num_labels, double weight, int64_t step,
                   StepResult& result);
   std::string guard(const StepResult& result, const TrainerState& state) const;
@@ -55,6 +60,8 @@ class TrainStep {
   TrainConfig config_;
   at::Device device_;
   GradientReducer reducer_;
+  ExtraPasses* extra_ = nullptr;
+  double own_weight_ = 1;  // of the own loss, in this step
 };
 
 // The parameters of a module by name, in its order.

@@ -89,7 +89,9 @@ Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
     : parts_(parts),
       settings_(std::move(settings)),
       train_step_(parts_.transformer, parts_.optimizer, settings_.train,
-                  parts_.transformer.output_weight().device()) {}
+                  parts_.transformer.output_weight().device()) {
+  train_step_.set_extra_passes(parts_.extra);
+}
 
 TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
@@ -214,6 +216,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
       .set("time_other_s", std::max(0.0, wall_s - timed_s) / steps)
       .set("skipped_steps", state_.skipped_steps)
       .set("rss_bytes", resident_bytes());
+  if (parts_.extra != nullptr) parts_.extra->report(line);
   write(line);
   const std::string text = format(
       "iteration {:>7}/{} | lm loss: {:.6f} | learning rate: {:.3E} | grad norm: {:.3f} | "
@@ -229,6 +232,7 @@ void Trainer::write_train_line(const Interval& interval, double lr) {
 
 double Trainer::step_flops(int64_t num_tokens) const {
   double per_token = settings_.flops_per_token;
+  if (parts_.extra != nullptr) per_token += parts_.extra->flops_per_token();
   for (const auto& [layer, count] : experts_per_token_) {
     const auto of_expert = settings_.flops_per_expert.find(layer);
     if (of_expert != settings_.flops_per_expert.end()) per_token += count * of_expert->second;

@@ -30,6 +30,7 @@ struct TrainerParts {
   std::shared_ptr<const data::SampleSource> source;
   MetricsWriter* metrics;  // null: says nothing
   CheckpointWriter& checkpoints;
+  ExtraPasses* extra = nullptr;  // of every step; null: none
 };
 
 struct TrainerSettings {

@@ -21,7 +21,8 @@ struct Model {
   CostModel costs;
 
   explicit Model(const std::string& router = "top_k", Kind kind = Kind::kDecoder,
-                 const std::string& options = "norm_topk_prob = false", ArchOptions arch = {5, 0.1, true, 1})
+                 const std::string& options = "norm_topk_prob = false",
+                 ArchOptions arch = {5, 0.1, true, 1})
       : config(tiny_config(router, kind, options)),
         space(config.model, config.moe, config.router_options, arch),
         costs(space, {.sequence_length = 16}) {}
@@ -31,7 +32,8 @@ struct Model {
 TEST(CostModel, IsTheCostOfWhatIsLeft) {
   for (const Kind kind : {Kind::kDecoder, Kind::kEncoder, Kind::kEncoderDecoder}) {
     for (const char* router : {"top_k", "switch", "stablemoe", "locmoe"}) {
-      const Model model(router, kind, router == std::string("top_k") ? "norm_topk_prob = false" : "");
+      const Model model(router, kind,
+                        router == std::string("top_k") ? "norm_topk_prob = false" : "");
       for (uint64_t seed = 0; seed < 20; ++seed) {
         const Mask mask = random_mask(model.space, seed, 0.6);
         const auto [cut, moe] =
@@ -181,8 +183,7 @@ TEST(Choice, KeepsAboutTheSameShareOfAllLayers) {
   const ArchSpace space(config.model, config.moe, config.router_options, {.block_size = 1});
   const CostModel costs(space, {.sequence_length = 16});
   const std::vector<double> ranks = proportional_ranks(space, some_importance(space, 2));
-  const Mask mask =
-      choose_units(costs, ranks, {parse_limit("flops=0.75", costs)}, space.all());
+  const Mask mask = choose_units(costs, ranks, {parse_limit("flops=0.75", costs)}, space.all());
   const std::vector<LayerSizes> sizes = space.sizes(mask);
   EXPECT_NEAR(sizes[0].channels / 24, sizes[1].channels / 40, 0.1);
   EXPECT_NEAR(sizes[0].channels / 24, sizes[3].channels / 24, 0.1);

@@ -292,7 +292,8 @@ TEST(Extraction, GeneratesWithACache) {
     const at::Tensor all = part->forward(input).hidden_TD.view({3, 10, -1});
     model::TransformerCache cache = part->make_cache(3, 10);
     part->forward_cached(input.input_ids_BS.narrow(1, 0, 6), cache, {6, 6, 6});
-    const at::Tensor rest = part->forward_cached(input.input_ids_BS.narrow(1, 6, 4), cache, {4, 4, 4});
+    const at::Tensor rest =
+        part->forward_cached(input.input_ids_BS.narrow(1, 6, 4), cache, {4, 4, 4});
     EXPECT_TRUE(at::allclose(rest.view({3, 4, -1}), all.narrow(1, 6, 4), 1e-4, 1e-5)) << seed;
   }
 }

@@ -30,9 +30,9 @@ norm_topk_prob = false
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) && model.qk_norm == "none" &&
-         model.attention_bias == model.attention_output_bias && !model.mlp_bias &&
-         moe.shared_expert_intermediate_size > 0 && !moe.shared_expert_gate &&
+  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) &&
+         model.qk_norm == "none" && model.attention_bias == model.attention_output_bias &&
+         !model.mlp_bias && moe.shared_expert_intermediate_size > 0 && !moe.shared_expert_gate &&
          moe.shared_expert_scope == "all";
 }
 

@@ -26,10 +26,11 @@ num_experts = 0
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
   const bool gelu = model.hidden_act == "gelu_new" || model.hidden_act == "gelu";
-  return is_uniform(model, moe) && model.is_decoder() && !has_moe_layer(model, moe) && gelu && model.mlp_bias &&
-         heads_fill_hidden_size(model) && model.attention_bias && model.attention_output_bias &&
-         model.norm_type == "layernorm" && model.position_embedding_type == "learned" &&
-         model.qk_norm == "none" && model.kv_heads() == model.num_attention_heads;
+  return is_uniform(model, moe) && model.is_decoder() && !has_moe_layer(model, moe) && gelu &&
+         model.mlp_bias && heads_fill_hidden_size(model) && model.attention_bias &&
+         model.attention_output_bias && model.norm_type == "layernorm" &&
+         model.position_embedding_type == "learned" && model.qk_norm == "none" &&
+         model.kv_heads() == model.num_attention_heads;
 }
 
 std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& /*moe*/,

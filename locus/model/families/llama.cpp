@@ -24,9 +24,9 @@ num_experts = 0
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return is_uniform(model, moe) && is_llama_like(model) && !has_moe_layer(model, moe) && model.qk_norm == "none" &&
-         model.attention_bias == model.attention_output_bias && model.num_attention_heads > 0 &&
-         model.hidden_size % model.num_attention_heads == 0;
+  return is_uniform(model, moe) && is_llama_like(model) && !has_moe_layer(model, moe) &&
+         model.qk_norm == "none" && model.attention_bias == model.attention_output_bias &&
+         model.num_attention_heads > 0 && model.hidden_size % model.num_attention_heads == 0;
 }
 
 std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe,

@@ -25,9 +25,10 @@ score_before_topk = false
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) && !has_dense_layer(model, moe) &&
-         model.qk_norm == "none" && !model.attention_bias && !model.attention_output_bias &&
-         !model.mlp_bias && moe.shared_expert_intermediate_size == 0;
+  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) &&
+         !has_dense_layer(model, moe) && model.qk_norm == "none" && !model.attention_bias &&
+         !model.attention_output_bias && !model.mlp_bias &&
+         moe.shared_expert_intermediate_size == 0;
 }
 
 std::vector<TensorSlice> tensors(const ModelConfig& model, const moe::MoeConfig& moe,

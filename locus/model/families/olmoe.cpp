@@ -44,8 +44,8 @@ norm_topk_prob = false
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) && !has_dense_layer(model, moe) &&
-         model.qk_norm == "full" && !model.mlp_bias &&
+  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) &&
+         !has_dense_layer(model, moe) && model.qk_norm == "full" && !model.mlp_bias &&
          model.attention_bias == model.attention_output_bias && heads_fill_hidden_size(model) &&
          moe.shared_expert_intermediate_size == 0;
 }

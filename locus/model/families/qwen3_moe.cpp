@@ -32,8 +32,9 @@ norm_topk_prob = true
 )"}};
 
 bool holds(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) && model.qk_norm == "head" &&
-         !model.mlp_bias && model.attention_bias == model.attention_output_bias &&
+  return is_uniform(model, moe) && is_llama_like(model) && has_moe_layer(model, moe) &&
+         model.qk_norm == "head" && !model.mlp_bias &&
+         model.attention_bias == model.attention_output_bias &&
          moe.shared_expert_intermediate_size == 0;
 }
 

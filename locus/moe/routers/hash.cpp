@@ -128,8 +128,8 @@ at::Tensor cut_tables(const at::Tensor& table_KV, int64_t num_tables,
     uint64_t highest = 0;
     for (const int64_t expert : context.kept_experts) {
       const int64_t own = number[static_cast<size_t>(expert)];
-      const uint64_t draw = random_key({name_key("rendezvous"), static_cast<uint64_t>(id),
-                                        static_cast<uint64_t>(expert)});
+      const uint64_t draw = random_key(
+          {name_key("rendezvous"), static_cast<uint64_t>(id), static_cast<uint64_t>(expert)});
       if (is_taken(tables, id, own) || (best != kNone && draw <= highest)) continue;
       best = own;
       highest = draw;

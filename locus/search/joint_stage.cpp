@@ -1,0 +1,390 @@
+#include "locus/search/joint_stage.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "locus/base/error.h"
+#include "locus/base/format.h"
+#include "locus/base/log.h"
+#include "locus/base/random.h"
+#include "locus/comm/collectives.h"
+#include "locus/ops/distillation.h"
+#include "locus/search/extract.h"
+#include "locus/search/unit_gradients.h"
+
+namespace locus::search {
+
+using nlohmann::json;
+
+namespace {
+
+std::vector<double> summed(comm::ProcessGroup* group, const std::vector<double>& values) {
+  const at::Tensor sum = comm::sum_over(group, at::tensor(values, at::kDouble));
+  const auto* begin = sum.const_data_ptr<double>();
+  return {begin, begin + values.size()};
+}
+
+// Left of the units whose outputs have a gate of their own in the full width: heads, channels and
+// branches stay, experts and slots go.
+Mask without_experts_and_slots(const ArchSpace& space, const Mask& mask) {
+  Mask out = mask;
+  for (size_t unit = 0; unit < out.size(); ++unit) {
+    const UnitKind kind = space.units()[unit].kind;
+    if (kind != UnitKind::kExpert && kind != UnitKind::kSlot) out[unit] = 1;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string to_json(const JointState& state) {
+  return json{{"calibrated_steps", state.calibrated_steps},
+              {"importance", state.importance},
+              {"logits", state.gates.logits},
+              {"mean", state.gates.mean},
+              {"square", state.gates.square},
+              {"updates", state.gates.updates}}
+             .dump() +
+         "\n";
+}
+
+JointState read_joint_state(const std::string& source, const std::string& text) {
+  try {
+    const json content = json::parse(text);
+    JointState state;
+    state.calibrated_steps = content.at("calibrated_steps").get<int64_t>();
+    state.importance = content.at("importance").get<std::vector<double>>();
+    state.gates.logits = content.at("logits").get<std::vector<double>>();
+    state.gates.mean = content.at("mean").get<std::vector<double>>();
+    state.gates.square = content.at("square").get<std::vector<double>>();
+    state.gates.updates = content.at("updates").get<int64_t>();
+    return state;
+  } catch (const json::exception& error) {
+    throw DataError("{}: {}", source, error.what());
+  }
+}
+
+int64_t first_joint_step(const DanceConfig& config, int64_t max_steps) {
+  if (!config.is_on()) return max_steps;
+  const auto step =
+      static_cast<int64_t>(std::llround(config.begin * static_cast<double>(max_steps)));
+  return std::max(step, config.calibration_steps);
+}
+
+ArchOptions arch_options(const DanceConfig& config, int64_t ep_size) {
+  return {.block_size = config.block_size,
+          .least_channels = config.least_channels,
+          .depth = config.depth,
+          .ep_size = config.expert_ranks > 0 ? config.expert_ranks : ep_size};
+}
+
+std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) {
+  std::vector<std::string> out;
+  if (!config.is_on()) return out;
+  const auto add_if = [&](bool wrong, std::string_view pattern, const auto&... args) {
+    if (wrong) out.push_back(format(pattern, args...));
+  };
+  for (const double budget : config.budgets) {
+    add_if(!(budget > 0 && budget < 1),
+           "dance.budgets holds {}: a smaller model's share of the FLOPs is over 0 and below 1",
+           budget);
+  }
+  const auto share = [&](std::string_view key, double value) {
+    add_if(!(value >= 0 && value <= 1), "dance.{} = {} must be 0 to 1", key, value);
+  };
+  share("begin", config.begin);
+  share("least_channels", config.least_channels);
+  share("label_share", config.label_share);
+  share("gate_share", config.gate_share);
+  add_if(!(config.full_weight > 0 && config.full_weight < 1),
+         "dance.full_weight = {} must be over 0 and below 1", config.full_weight);
+  add_if(config.block_size < 1, "dance.block_size = {} must be at least 1", config.block_size);
+  add_if(config.expert_ranks < 0, "dance.expert_ranks = {} must be 0 or more", config.expert_ranks);
+  add_if(config.gate_interval < 1, "dance.gate_interval = {} must be at least 1",
+         config.gate_interval);
+  add_if(config.calibration_steps < 1, "dance.calibration_steps = {} must be at least 1",
+         config.calibration_steps);
+  add_if(!(config.gate_lr >= 0) || !(config.gate_noise >= 0) || !(config.gate_temperature > 0),
+         "dance.gate_lr = {} and gate_noise = {} must be 0 or more, gate_temperature = {} above 0",
+         config.gate_lr, config.gate_noise, config.gate_temperature);
+  add_if(out.empty() && first_joint_step(config, max_steps) >= max_steps,
+         "dance.begin = {} with dance.calibration_steps = {} leaves no joint step of "
+         "train.max_steps = {}",
+         config.begin, config.calibration_steps, max_steps);
+  return out;
+}
+
+// Weights that a mask sets to 0: columns, or all of a parameter.
+struct Off {
+  at::Tensor parameter;
+  int64_t begin, end;  // end -1: all
+
+  void zero(const at::Tensor& tensor) const {
+    const at::NoGradGuard no_grad;
+    if (tensor.defined()) (end < 0 ? tensor : tensor.slice(-1, begin, end)).zero_();
+  }
+};
+
+// A smaller model of this step.
+struct JointStage::Net {
+  double budget = 0;
+  double loss = 0;  // cross entropy of the step's micro-batches so far
+  Mask mask;
+  ModelCut cut;
+  std::shared_ptr<model::Transformer> transformer;
+  CutMap map;
+  bool is_gated = false;  // in the full width of heads and channels, its outputs times the mask
+  std::vector<Off> off;
+
+  void turn_off(const std::string& name, int64_t begin = 0, int64_t end = -1) {
+    const auto parameters = transformer->named_parameters();
+    if (const at::Tensor* found = parameters.find(name)) off.push_back({*found, begin, end});
+  }
+};
+
+JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
+                       const Training& training, JointState& state)
+    : whole_(whole),
+      config_(config),
+      training_(training),
+      state_(state),
+      space_(whole.config().model, whole.config().moe, whole.config().router_options,
+             arch_options(config, training.ep_size)),
+      costs_(space_, training.costs),
+      budgets_(config.budgets) {
+  std::sort(budgets_.rbegin(), budgets_.rend());
+  const auto has_size = [&](const std::vector<double>& values) {
+    return values.empty() || values.size() == space_.units().size();
+  };
+  LOCUS_CHECK(has_size(state.importance) && has_size(state.gates.logits),
+              "the state of a joint stage is of another model");
+  for (const double budget : budgets_) {  // before any step: what cannot be reached
+    const std::vector<double> even(space_.units().size());
+    choose_units(costs_, even, {parse_limit(format("flops={}", budget), costs_)}, space_.all());
+  }
+}
+
+JointStage::~JointStage() = default;
+
+std::vector<Mask> JointStage::masks() const {
+  std::vector<Mask> out;
+  Mask candidates = space_.all();
+  for (const double budget : budgets_) {
+    const Limit limit = parse_limit(format("flops={}", budget), costs_);
+    candidates = choose_units(costs_, state_.gates.logits, {limit}, candidates);
+    out.push_back(candidates);
+  }
+  return out;
+}
+
+double JointStage::begin_step(int64_t step) {
+  step_ = step;
+  flops_per_token_ = 0;
+  nets_.clear();
+  own_.clear();
+  learns_ = false;
+  if (step < first_joint_step(config_, training_.max_steps)) return 1.0;
+  if (state_.gates.logits.empty()) begin_joint_stage();
+  learns_ = learns_gates(step);
+  if (learns_) kept_.clear();
+  const std::vector<Mask> settled = masks();
+  for (const size_t budget : draw_budgets()) {
+    if (learns_) {
+      const double begun =
+          static_cast<double>(step - first_joint_step(config_, training_.max_steps));
+      const double joint =
+          static_cast<double>(training_.max_steps - first_joint_step(config_, training_.max_steps));
+      const double left = std::max(0.0, 1 - begun / std::max(1.0, config_.gate_share * joint));
+      const uint64_t key = random_key({training_.seed, name_key("dance.gates"),
+                                       static_cast<uint64_t>(step), static_cast<uint64_t>(budget)});
+      const Limit limit = parse_limit(format("flops={}", budgets_[budget]), costs_);
+      const Mask mask =
+          choose_units(costs_, with_noise(state_.gates.logits, config_.gate_noise * left, key),
+                       {limit}, space_.all());
+      own_.push_back(make_net(budget, mask, /*is_gated=*/true));
+      nets_.push_back(own_.back().get());
+      continue;
+    }
+    std::unique_ptr<Net>& kept = kept_[budget];
+    if (!kept || kept->mask != settled[budget]) {
+      kept = make_net(budget, settled[budget], /*is_gated=*/false);
+    }
+    nets_.push_back(kept.get());
+  }
+  for (Net* net : nets_) {
+    copy_weights(whole_, *net->transformer, net->map);
+    for (const Off& off : net->off) off.zero(off.parameter);
+    net->transformer->train();
+    net->transformer->set_domain_names(whole_.domain_names());
+    for (const auto& [layer, moe] : net->transformer->moe_layers()) {
+      moe->router().on_step(step, training_.max_steps);
+    }
+    const Mask costed = net->is_gated ? without_experts_and_slots(space_, net->mask) : net->mask;
+    flops_per_token_ += 3 * costs_.cost(Resource::kFlops, costed);
+  }
+  return config_.full_weight;
+}
+
+// The smallest one, and one of the others.
+std::vector<size_t> JointStage::draw_budgets() const {
+  const size_t smallest = budgets_.size() - 1;
+  if (smallest == 0) return {smallest};
+  const uint64_t draw =
+      random_key({training_.seed, name_key("dance.budget"), static_cast<uint64_t>(step_)});
+  return {smallest, static_cast<size_t>(draw % smallest)};
+}
+
+bool JointStage::learns_gates(int64_t step) const {
+  const int64_t first = first_joint_step(config_, training_.max_steps);
+  const double share = static_cast<double>(step - first) /
+                       static_cast<double>(std::max<int64_t>(1, training_.max_steps - first));
+  return config_.gate_lr > 0 && share < config_.gate_share &&
+         (step - first) % config_.gate_interval == 0;
+}
+
+std::unique_ptr<JointStage::Net> JointStage::make_net(size_t budget, const Mask& mask,
+                                                      bool is_gated) {
+  ModelCut cut = space_.to_cut(is_gated ? without_experts_and_slots(space_, mask) : mask);
+  std::shared_ptr<model::Transformer> transformer = extract(whole_, cut);
+  CutMap map(whole_, *transformer, cut);
+  auto net = std::make_unique<Net>(Net{budgets_[budget],
+                                       0,
+                                       mask,
+                                       std::move(cut),
+                                       std::move(transformer),
+                                       std::move(map),
+                                       is_gated,
+                                       {}});
+  if (!is_gated) return net;
+  for (size_t unit = 0; unit < mask.size(); ++unit) {
+    if (mask[unit] != 0) continue;
+    const Unit& one = space_.units()[unit];
+    const std::string prefix = "layers." + std::to_string(one.layer) + ".";
+    const auto& layer = space_.layers()[static_cast<size_t>(one.layer)];
+    const std::string block = prefix + (layer.has_experts() ? "moe.experts." : "mlp.");
+    const int64_t group = layer.model.head_dim * whole_.config().model.heads_per_group();
+    switch (one.kind) {
+      case UnitKind::kHead:
+        net->turn_off(prefix + "self_attn.o_proj.weight", one.index * group,
+                      (one.index + 1) * group);
+        break;
+      case UnitKind::kCrossHead:
+        net->turn_off(prefix + "cross_attn.o_proj.weight", one.index * group,
+                      (one.index + 1) * group);
+        break;
+      case UnitKind::kBlock: {
+        const auto [begin, end] = space_.channels_of(one);
+        net->turn_off(block + "down_proj", begin, end);
+        break;
+      }
+      case UnitKind::kAttention:
+        net->turn_off(prefix + "self_attn.o_proj.weight");
+        net->turn_off(prefix + "self_attn.o_proj.bias");
+        break;
+      case UnitKind::kCrossAttention:
+        net->turn_off(prefix + "cross_attn.o_proj.weight");
+        net->turn_off(prefix + "cross_attn.o_proj.bias");
+        break;
+      case UnitKind::kFeedForward:
+        net->turn_off(block + "down_proj");
+        net->turn_off(block + "down_proj_bias");
+        break;
+      case UnitKind::kExpert:
+      case UnitKind::kSlot: break;
+    }
+  }
+  return net;
+}
+
+void JointStage::run(const MicroBatch& batch) {
+  const double weight = (1 - config_.full_weight) / static_cast<double>(nets_.size());
+  for (Net* net : nets_) {
+    const model::TransformerOutput out = net->transformer->forward(batch.tensors.input);
+    const ops::Distillation losses = ops::linear_distillation(
+        out.hidden_TD, net->transformer->output_weight(), batch.tensors.labels_T, batch.hidden_TD,
+        whole_.output_weight(), config_.label_share);
+    const at::Tensor loss = losses.loss_sum / batch.num_labels + out.aux_loss * batch.batch_share;
+    (loss * weight).backward();
+    net->loss += losses.cross_entropy_sum.item<double>() / batch.num_labels;
+  }
+}
+
+void JointStage::add_gradients() {
+  if (learns_) learn_gates();
+  std::vector<double> losses;
+  for (Net* net : nets_) losses.push_back(std::exchange(net->loss, 0));
+  losses = summed(whole_.config().parallel.world.get(), losses);
+  for (size_t i = 0; i < nets_.size(); ++i) {
+    Mean& mean = losses_[nets_[i]->budget];
+    mean.sum += losses[i];
+    ++mean.steps;
+  }
+  for (Net* net : nets_) {
+    // The gates have learned from what is off; the weights have no gradient there.
+    for (const Off& off : net->off) off.zero(off.parameter.grad());
+    search::add_gradients(whole_, *net->transformer, net->map);
+    for (const auto& [layer, moe] : net->transformer->moe_layers()) {
+      moe->router().requested_E.reset();
+    }
+  }
+}
+
+// Before what is off loses its gradients.
+void JointStage::learn_gates() {
+  const comm::ParallelContext& parallel = whole_.config().parallel;
+  std::vector<double> gradient(space_.units().size());
+  for (const Net* net : nets_) {
+    const UnitGradients own = unit_gradients(space_, whole_, *net->transformer, net->cut);
+    std::vector<double> both = own.dense;
+    for (size_t unit = 0; unit < both.size(); ++unit) both[unit] += own.experts[unit];
+    const Limit limit = parse_limit(format("flops={}", net->budget), costs_);
+    const std::vector<double> of_net =
+        gate_gradient(costs_, state_.gates.logits, limit, config_.gate_temperature,
+                      summed(parallel.world.get(), both));
+    for (size_t unit = 0; unit < gradient.size(); ++unit) gradient[unit] += of_net[unit];
+  }
+  update_gates(state_.gates, gradient, config_.gate_lr);
+}
+
+void JointStage::see_gradients() {
+  const int64_t first = first_joint_step(config_, training_.max_steps);
+  if (step_ >= first - config_.calibration_steps && step_ < first) calibrate();
+}
+
+// The gradients are sums over all ranks; of experts each rank has its own.
+void JointStage::calibrate() {
+  const UnitGradients own =
+      unit_gradients(space_, whole_, whole_, whole_cut(whole_.config().model, whole_.config().moe));
+  const std::vector<double> experts = summed(whole_.config().parallel.ep.get(), own.experts);
+  state_.importance.resize(experts.size());
+  for (size_t unit = 0; unit < experts.size(); ++unit) {
+    const double slope = own.dense[unit] + experts[unit];
+    if (std::isfinite(slope)) state_.importance[unit] += slope * slope;
+  }
+  ++state_.calibrated_steps;
+}
+
+void JointStage::begin_joint_stage() {
+  LOCUS_CHECK(state_.calibrated_steps > 0, "the joint stage begins without importance of units");
+  state_.gates.logits = proportional_ranks(space_, state_.importance);
+  std::string text;
+  for (const double budget : budgets_) text += format("{}{}", text.empty() ? "" : ", ", budget);
+  log::info("step {}: models of {} of the FLOPs are trained from here on, too; {} units", step_,
+            text, space_.units().size());
+}
+
+void JointStage::report(train::MetricLine& line) {
+  if (losses_.empty()) return;
+  train::MetricObject object;
+  for (const auto& [budget, mean] : losses_) {
+    object.push_back({format("{}", budget), mean.sum / static_cast<double>(mean.steps)});
+  }
+  line.set("smaller_losses", object);
+  losses_.clear();
+}
+
+}  // namespace locus::search

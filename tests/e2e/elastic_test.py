@@ -1,0 +1,163 @@
+"""One training, every size: smaller models trained inside, an exact resume in each stage, the family, models taken out
+that evaluate, generate and train on, and what is refused.
+
+    elastic_test.py build/locus
+"""
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import tempfile
+
+import corpus
+
+ELASTIC = """
+[moe.router]
+type = "top_k"
+top_k = 2
+
+[moe.top_k]
+norm_topk_prob = false
+
+[dance]
+budgets = [0.5, 0.75]
+begin = 0.5
+calibration_steps = 10
+block_size = 8
+gate_interval = 3
+"""
+
+
+class Elastic:
+    def __init__(self, program, folder):
+        self.program, self.folder = program, corpus.make(program, folder)
+        settings = (self.folder / "run.toml").read_text()
+        (self.folder / "elastic.toml").write_text(settings + ELASTIC)
+
+    def run(self, *arguments, code=0):
+        return corpus.locus(self.program, *arguments, cwd=self.folder, code=code)
+
+    def train(self, run, *sets, resume=False, code=0):
+        arguments = [word for one in (f"train.output_dir={run}", *sets) for word in ("--set", one)]
+        return self.run("train", "--config", "elastic.toml", *arguments, *(["--resume"] if resume else []), code=code)
+
+    def trains_smaller_models_in_its_second_half(self):
+        self.train("whole", "checkpoint.keep_last=0")
+        lines = corpus.lines_of(self.folder / "whole", "train")
+        assert all(("smaller_losses" in line) == (line["step"] > 30) for line in lines), lines
+        assert {name for line in lines for name in line.get("smaller_losses", {})} == {"0.5", "0.75"}
+        before, after = [[b["flops"] - a["flops"] for a, b in zip(some, some[1:])]
+                         for some in (lines[1:6], lines[7:])]
+        # The whole model, half of it, and three quarters or the full width.
+        assert 2.0 < after[-1] / before[-1] < 2.5, (before, after)
+
+    def begins_as_without(self):
+        """The first half is bit by bit that of a training without smaller models."""
+        self.train("plain", "dance.budgets=[]", "checkpoint.keep_last=0")
+        sums = [json.loads((self.folder / run / "checkpoints" / "step_00000030" / "manifest.json").read_text())["files"]
+                for run in ("whole", "plain")]
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            assert sums[0][name]["xxh128"] == sums[1][name]["xxh128"], name
+
+    def resumes_exactly(self):
+        """Stopped in the main stage, while it calibrates, while gates are learned, and after."""
+        wanted = corpus.sums_of(self.folder / "whole")
+        for stop in (12, 24, 33, 48):
+            name = f"stopped_at_{stop}"
+            self.train(name, "checkpoint.keep_last=0")
+            for path in (self.folder / name / "checkpoints").glob("step_*"):
+                if int(path.name.removeprefix("step_")) > stop:
+                    subprocess.run(["rm", "-r", path], check=True)
+            self.train(name, "checkpoint.keep_last=0", resume=True)
+            assert corpus.sums_of(self.folder / name) == wanted, name
+
+    def shows_the_family(self):
+        out, _ = self.run("search", "whole", "--output", "family")
+        rows = [line.split() for line in out.splitlines()]
+        assert [row[0] for row in rows[1:]] == ["100%", "75%", "50%"], out
+        assert all(float(row[1].rstrip("%")) <= float(row[0].rstrip("%")) for row in rows[1:]), out
+        page = (self.folder / "family" / "search.md").read_text()
+        assert "layer 1:" in page and (self.folder / "family" / "front.svg").exists()
+
+    def takes_models_out(self):
+        out, _ = self.run("extract", "whole", "--budget", "flops=0.5", "--output", "half")
+        told = float(re.search(r"validation loss ([\d.]+)", out)[1])
+        record = json.loads((self.folder / "half" / "extract.json").read_text())
+        assert record["costs"]["flops"]["share"] <= 0.5 and abs(record["validation_loss"] - told) < 1e-3
+        self.run("eval", "--checkpoint", "half", "--data", "data", "--output", "eval.json")
+        loss = json.loads((self.folder / "eval.json").read_text())
+        assert abs(next(value for value in losses(loss)) - told) < 2e-3, (loss, told)
+        self.run("generate", "--checkpoint", "half", "--prompt", "ab cd", "--max-new-tokens", "8")
+        self.run("export", "half", "half_exported")
+        inspected, _ = self.run("inspect", "half")
+        parameters = record["costs"]["parameters"]["cost"]
+        assert f"{parameters / 1000:.1f}K" in inspected or str(int(parameters)) in inspected.replace(",", ""), inspected
+        # By parameters, experts go; the file is as small as was said.
+        self.run("extract", "whole", "--budget", "parameters=0.6", "--output", "few")
+        record = json.loads((self.folder / "few" / "extract.json").read_text())
+        size = sum(path.stat().st_size for path in (self.folder / "few").glob("*.safetensors"))
+        assert abs(size / (4 * record["costs"]["parameters"]["cost"]) - 1) < 0.15, size
+        assert any("-" not in layer["experts"] or layer["experts"] != "0-3" for layer in record["layers"]), record
+
+    def trains_on_from_one(self):
+        self.train("tuned", "checkpoint.initial_load_path=half", "dance.budgets=[]", "train.max_steps=10",
+                   "lr_schedule.lr=1e-4", "lr_schedule.min_lr=1e-5")
+        before = json.loads((self.folder / "half" / "extract.json").read_text())["validation_loss"]
+        after = corpus.lines_of(self.folder / "tuned", "valid")[-1]["loss"]
+        assert after < before + 0.1, (before, after)
+
+    def works_without_a_joint_stage(self):
+        _, errors = self.run("extract", "plain", "--budget", "flops=0.5", "--output", "pruned")
+        assert "was trained without a joint stage" in errors, errors
+        half, pruned = [json.loads((self.folder / name / "extract.json").read_text())["validation_loss"]
+                        for name in ("half", "pruned")]
+        assert half < pruned, (half, pruned)
+
+    def refuses(self):
+        for arguments, wanted in (
+                (["--budget", "flops=0.01"], "the least that can be left is flops ="),
+                (["--budget", "speed=0.5"], "is not a cost; known: flops"),
+                (["--budget", "flops"], "write a cost and its limit")):
+            _, errors = self.run("extract", "whole", *arguments, "--output", "refused", code=2)
+            assert wanted in errors, errors
+            assert not (self.folder / "refused").exists()
+        _, errors = self.run("extract", "whole", "--budget", "flops=0.5", "--output", "half", code=2)
+        assert "is there already" in errors, errors
+        for sets, wanted in (
+                (["dance.budgets=[1.5]"], "dance.budgets holds 1.5"),
+                (["dance.begin=1.0"], "leaves no joint step"),
+                (["dance.budgets=[0.05]"], "budget flops=0.05: the least that can be left"),
+                (["parallel.use_distributed_optimizer=true"], "not with parallel.use_distributed_optimizer"),
+                (["model.num_key_value_heads_per_layer=[1]"], "has 1 entries for model.num_hidden_layers = 2"),
+                (["moe.experts_per_layer=[\"0-9\",\"\"]"], "write the experts that are left of 4")):
+            _, errors = self.train("refused", *sets, code=2)
+            assert wanted in errors, errors
+        _, errors = self.train("whole", "dance.block_size=4", resume=True, code=2)
+        assert "dance.block_size cannot change on --resume" in errors, errors
+
+
+def losses(tree):
+    """Every "loss" in what eval has written, the first one of all tokens."""
+    if isinstance(tree, dict):
+        if "loss" in tree:
+            yield tree["loss"]
+        for value in tree.values():
+            yield from losses(value)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    program = str(pathlib.Path(parser.parse_args().program).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        elastic = Elastic(program, folder)
+        for step in (elastic.trains_smaller_models_in_its_second_half, elastic.begins_as_without,
+                     elastic.resumes_exactly, elastic.shows_the_family, elastic.takes_models_out,
+                     elastic.trains_on_from_one, elastic.works_without_a_joint_stage, elastic.refuses):
+            step()
+            print(f"{step.__name__}: ok", flush=True)
+
+
+if __name__ == "__main__":
+    main()
