@@ -249,24 +249,41 @@ Action add_convert(CLI::App& command) {
   return [options](std::ostream& out) { app::convert(*options, out); };
 }
 
-void add_elastic(CLI::App& command, std::string* checkpoint, int64_t* max_batches,
-                 int64_t* num_threads) {
+void add_run(CLI::App& command, std::string* checkpoint, int64_t* num_threads) {
   add_argument(command,
                {.name = "RUN",
-                .doc = "run folder (its newest intact checkpoint), or checkpoint",
+                .doc = "run folder (its newest intact checkpoint), checkpoint, or model folder",
                 .group = "Arguments"},
                checkpoint)
       ->required();
-  add_option(command,
-             {"--max-batches", "batches of the run's validation data that losses are of; 0: all"},
-             max_batches);
   add_option(command, {"--num-threads", "threads of tensor operations; 0: one a core"},
              num_threads);
 }
 
+void add_elastic(CLI::App& command, std::string* checkpoint, int64_t* max_batches,
+                 int64_t* num_threads, std::string* target) {
+  add_run(command, checkpoint, num_threads);
+  add_option(command,
+             {"--target", "this machine's latencies, of `locus measure-latency`", "FILE"}, target);
+  add_option(command,
+             {"--max-batches", "batches of the run's validation data that losses are of; 0: all"},
+             max_batches);
+}
+
+Action add_measure_latency(CLI::App& command) {
+  auto options = std::make_shared<app::MeasureLatencyOptions>();
+  add_run(command, &options->checkpoint, &options->num_threads);
+  add_option(command, {"--output", "file of the table, JSON", "FILE"}, &options->output)
+      ->required();
+  add_option(command, {"--batch-size", "sequences that generate together"}, &options->batch_size);
+  add_option(command, {"--context", "tokens that each of them has before"}, &options->context);
+  return [options](std::ostream& out) { app::measure_latency(*options, out); };
+}
+
 Action add_search(CLI::App& command) {
   auto options = std::make_shared<app::SearchOptions>();
-  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads);
+  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads,
+              &options->target);
   add_option(
       command,
       {"--budgets", "shares of the whole model's forward FLOPs; those of the training if not given",
@@ -279,11 +296,13 @@ Action add_search(CLI::App& command) {
 
 Action add_extract(CLI::App& command) {
   auto options = std::make_shared<app::ExtractOptions>();
-  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads);
+  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads,
+              &options->target);
   add_option(command,
              {"--budget",
-              "what the model may cost: flops, parameters, memory or exchange, as a share of the "
-              "whole model's (flops=0.5) or a number (parameters=20M, memory=2GB); may be repeated",
+              "what the model may cost: flops, parameters, memory, exchange or latency, as a share "
+              "of the whole model's (flops=0.5) or a number (parameters=20M, memory=2GB, "
+              "latency=12ms); may be repeated",
               "COST=LIMIT"},
              &options->budgets)
       ->required();
@@ -476,6 +495,14 @@ constexpr CommandEntry kCommands[] = {
   locus extract runs/elastic --budget parameters=20M --budget flops=0.5 --output models/small
 )",
      add_extract, true},
+    {"measure-latency", "time this machine's tokens, for budgets of latency",
+     "Measures how long generation of a token takes on this machine with layers of many shapes, "
+     "and writes a table that `search` and `extract` reckon latencies by. About a minute.",
+     R"(Examples:
+  locus measure-latency runs/elastic --output latency.json
+  locus extract runs/elastic --budget latency=2ms --target latency.json --output models/fast
+)",
+     add_measure_latency, true},
     {"report", "write one HTML page about runs",
      "Writes one HTML page about one run or several: curves, speed, load of the experts, "
      "differences of settings. "

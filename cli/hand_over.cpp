@@ -79,6 +79,7 @@ void list(const std::string&, std::ostream&) { hand_over(); }
 void config(const std::string&, const std::vector<std::string>&, std::ostream&) { hand_over(); }
 void convert(const ConvertOptions&, std::ostream&) { hand_over(); }
 void search(const SearchOptions&, std::ostream&) { hand_over(); }
+void measure_latency(const MeasureLatencyOptions&, std::ostream&) { hand_over(); }
 void extract(const ExtractOptions&, std::ostream&) { hand_over(); }
 void inspect(const std::string&, bool, std::ostream&) { hand_over(); }
 

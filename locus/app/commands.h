@@ -108,16 +108,29 @@ void compare(const CompareOptions& options, std::ostream& out);
 struct SearchOptions {
   std::string checkpoint;       // run folder or checkpoint
   std::vector<double> budgets;  // shares of the forward FLOPs; empty: those of the training
+  std::string target;           // file of measure_latency(): latencies are told, too
   std::string output;           // folder of search.md and front.svg; empty: none
   int64_t max_batches = 0;      // of the validation data; 0: all
   int64_t num_threads = 0;
 };
 void search(const SearchOptions& options, std::ostream& out);
 
+// How long a token takes on this machine with layers of many shapes: what a budget of latency is
+// reckoned by.
+struct MeasureLatencyOptions {
+  std::string checkpoint;  // run folder, checkpoint or model folder: the whole model
+  std::string output;      // JSON
+  int64_t batch_size = 1;  // sequences that generate together
+  int64_t context = 128;   // tokens that each has before
+  int64_t num_threads = 0;
+};
+void measure_latency(const MeasureLatencyOptions& options, std::ostream& out);
+
 // One of them as a model folder.
 struct ExtractOptions {
   std::string checkpoint;
   std::vector<std::string> budgets;  // "flops=0.5", "parameters=20M", "memory=2GB": all hold
+  std::string target;                // file of measure_latency(), for budgets of latency
   std::string output;                // folder that appears complete or not at all
   int64_t max_batches = 0;           // of the validation data, for the choice; 0: all
   int64_t num_threads = 0;

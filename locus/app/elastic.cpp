@@ -9,8 +9,23 @@
 #include "locus/eval/perplexity.h"
 #include "locus/search/extract.h"
 #include "locus/search/unit_gradients.h"
+#include "locus/train/machine.h"
 
 namespace locus::app {
+
+namespace {
+
+// Of this machine, for this model.
+std::shared_ptr<const search::LatencyTable> read_target(const std::string& path,
+                                                        const RunConfig& config) {
+  auto table = std::make_shared<search::LatencyTable>(
+      search::read_latency_table(path, read_file(path)));
+  search::check_latency_table(*table, path, train::machine_name(), config.train.dtype,
+                              search::latency_model_text(config.model, config.moe));
+  return table;
+}
+
+}  // namespace
 
 search::CostSettings cost_settings(const RunConfig& config) {
   const double ranks = static_cast<double>(config.parallel.expert_model_parallel_size);
@@ -25,14 +40,17 @@ search::JointState load_joint_state(const fs::path& checkpoint) {
   return search::read_joint_state(file.string(), read_file(file));
 }
 
-ElasticModel::ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches)
+ElasticModel::ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches,
+                           const std::string& target)
     : loaded_(load_model(path, "", num_threads)), max_batches_(max_batches) {
   const RunConfig& config = loaded_.config;
   state_ = load_joint_state(loaded_.folder.path);
   space_ = std::make_unique<search::ArchSpace>(
       config.model, config.moe, config.chosen_router_options(),
       search::arch_options(config.dance, config.parallel.expert_model_parallel_size));
-  costs_ = std::make_unique<search::CostModel>(*space_, cost_settings(config));
+  search::CostSettings settings = cost_settings(config);
+  if (!target.empty()) settings.latency = read_target(target, config);
+  costs_ = std::make_unique<search::CostModel>(*space_, settings);
   importance_ = state_.importance;
   if (importance_.empty()) importance_ = search::unit_magnitudes(*space_, *loaded_.transformer);
   if (!has_joint_stage()) {

@@ -24,8 +24,10 @@ struct SmallerModel {
 
 class ElasticModel {
  public:
-  // `max_batches`: of the validation data; 0: all. Says it where the run had no joint stage.
-  ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches);
+  // `max_batches`: of the validation data; 0: all. `target`: file of this machine's latencies;
+  // empty: none. Says it where the run had no joint stage.
+  ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches,
+               const std::string& target);
 
   // Of the choices that the gates and importance make, the one with the lower loss; within
   // `candidates`, so that the model is inside a larger one.

@@ -86,7 +86,8 @@ void extract(const ExtractOptions& options, std::ostream& out) {
   }
   check_empty(options.output);
   watch_signals();
-  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches);
+  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches,
+                     options.target);
   std::vector<search::Limit> limits;
   for (const std::string& text : options.budgets) {
     limits.push_back(search::parse_limit(text, whole.costs()));

@@ -45,7 +45,7 @@ double served_loss(const std::vector<Member>& family, const search::CostModel& c
 std::vector<std::vector<std::string>> table_of(const std::vector<Member>& family,
                                                const search::CostModel& costs) {
   std::vector<std::vector<std::string>> rows{
-      {"budget", "FLOPs", "parameters", "memory", "exchange", "loss", "served", "chosen by"}};
+      {"budget", "FLOPs", "parameters", "memory", "exchange", "latency", "loss", "served", "chosen by"}};
   for (const Member& one : family) {
     std::vector<std::string> row{format("{:.0f}%", one.budget * 100)};
     for (size_t r = 0; r < search::kNumResources; ++r) {
@@ -106,7 +106,8 @@ void write_page(const fs::path& folder, const ElasticModel& whole,
 
 void search(const SearchOptions& options, std::ostream& out) {
   watch_signals();
-  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches);
+  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches,
+                     options.target);
   std::vector<double> budgets = options.budgets;
   if (budgets.empty()) budgets = whole.dance().budgets;
   if (budgets.empty()) budgets = {0.25, 0.5, 0.75};

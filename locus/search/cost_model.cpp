@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 
@@ -15,7 +16,7 @@ namespace locus::search {
 namespace {
 
 constexpr std::array<std::string_view, kNumResources> kNames{"flops", "parameters", "memory",
-                                                             "exchange"};
+                                                             "exchange", "latency"};
 constexpr double kBytesOfValue = 4;
 
 // Two settings of a size, where a cost that is linear in it is asked for.
@@ -43,7 +44,8 @@ std::string_view resource_name(Resource resource) { return kNames[static_cast<si
 Resource parse_resource(std::string_view name) {
   const auto found = std::find(kNames.begin(), kNames.end(), name);
   if (found == kNames.end()) {
-    throw ConfigError("\"{}\" is not a cost; known: flops, parameters, memory, exchange", name);
+    throw ConfigError("\"{}\" is not a cost; known: flops, parameters, memory, exchange, latency",
+                      name);
   }
   return static_cast<Resource>(found - kNames.begin());
 }
@@ -76,6 +78,12 @@ CostModel::CostModel(const ArchSpace& space, const CostSettings& settings)
   const std::vector<LayerSizes> all = space.sizes(space.all());
   for (size_t r = 0; r < kNumResources; ++r) {
     const auto resource = static_cast<Resource>(r);
+    if (resource == Resource::kLatency) {
+      constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+      constant_[r] = settings_.latency ? settings_.latency->constant_s : kUnknown;
+      whole_[r] = settings_.latency ? cost(resource, all) : kUnknown;
+      continue;
+    }
     for (size_t layer = 0; layer < space.layers().size(); ++layer) {
       terms_[r].push_back(terms_of(resource, layer));
     }
@@ -156,7 +164,29 @@ CostModel::Terms CostModel::terms_of(Resource resource, size_t layer) const {
   return terms;
 }
 
+// Its slopes are those of the piece of the grid on either side.
+LayerCost CostModel::latency_of_layer(size_t layer, const LayerSizes& sizes) const {
+  constexpr double kStep = 1e-3;
+  const auto seconds = [&](const LayerSizes& at) {
+    return settings_.latency->layer_s(space_.layers()[layer], at);
+  };
+  LayerCost out{seconds(sizes), {}};
+  for (double LayerSizes::*size :
+       {&LayerSizes::attention, &LayerSizes::heads, &LayerSizes::cross_attention,
+        &LayerSizes::cross_heads, &LayerSizes::feed_forward, &LayerSizes::channels,
+        &LayerSizes::top_k, &LayerSizes::experts}) {
+    LayerSizes up = sizes, down = sizes;
+    up.*size += kStep;
+    down.*size -= kStep;
+    out.slope.*size = (seconds(up) - seconds(down)) / (2 * kStep);
+  }
+  return out;
+}
+
 LayerCost CostModel::of_layer(Resource resource, size_t layer, const LayerSizes& sizes) const {
+  if (resource == Resource::kLatency) {
+    return settings_.latency ? latency_of_layer(layer, sizes) : LayerCost{};
+  }
   const Terms& terms = terms_[static_cast<size_t>(resource)][layer];
   LayerCost out;
   const auto attention = [&](const std::array<double, 2>& a, double branch, double heads,
@@ -249,7 +279,7 @@ Limit parse_limit(const std::string& text, const CostModel& costs) {
   const auto refuse = [&] {
     throw ConfigError(
         "budget \"{}\": write a cost and its limit, as flops=0.5 (a share of the whole model's), "
-        "parameters=20M, memory=2GB or exchange=0.5",
+        "parameters=20M, memory=2GB, exchange=0.5 or latency=12ms",
         text);
   };
   if (sign == std::string::npos) refuse();
@@ -264,15 +294,19 @@ Limit parse_limit(const std::string& text, const CostModel& costs) {
                                                          {"M", 1e6},
                                                          {"G", 1e9},
                                                          {"B", 1},
-                                                         {"KB", 1e3},
-                                                         {"MB", 1e6},
-                                                         {"GB", 1e9},
-                                                         {"KiB", 1024},
-                                                         {"MiB", 1024.0 * 1024},
-                                                         {"GiB", 1024.0 * 1024 * 1024}};
+      {"KB", 1e3},  {"MB", 1e6}, {"GB", 1e9}, {"KiB", 1024}, {"MiB", 1024.0 * 1024},
+      {"GiB", 1024.0 * 1024 * 1024}, {"s", 1}, {"ms", 1e-3}, {"us", 1e-6}};
   const std::string_view unit(rest, static_cast<size_t>(end - rest));
   const auto found = kUnits.find(unit);
   if (found == kUnits.end()) refuse();
+  const bool is_time = unit.ends_with("s");
+  if (is_time != (limit.resource == Resource::kLatency) && !unit.empty()) refuse();
+  if (limit.resource == Resource::kLatency && !costs.settings().latency) {
+    throw ConfigError(
+        "budget {}: needs a table of this machine's latencies; make one with `locus "
+        "measure-latency`, and name it by --target",
+        text);
+  }
   const bool is_share = unit.empty() && value <= 1;
   limit.most = is_share ? value * costs.whole(limit.resource) : value * found->second;
   return limit;

@@ -1,6 +1,7 @@
 // What a model costs, and what a smaller one would: FLOPs, parameters, memory, bytes of the
-// exchange. Every cost is a sum over layers of products of how much of the layer is left, so that
-// putting probabilities in place of a mask gives the exact expectation.
+// exchange, latency. Every cost but the last is a sum over layers of products of how much of the
+// layer is left, so that putting probabilities in place of a mask gives the exact expectation;
+// latency is interpolated between what was measured.
 //
 // The coefficients are those of model/size.h: it is asked for the costs of a few cuts of each
 // layer.
@@ -8,11 +9,13 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "locus/search/arch_space.h"
+#include "locus/search/latency.h"
 
 namespace locus::search {
 
@@ -21,9 +24,10 @@ enum class Resource {
   kParameters,  // values
   kMemory,      // bytes of inference: float32 weights, keys and values of one sequence
   kExchange,    // bytes of a token's rows in training: there and back, forward and backward
+  kLatency,     // seconds of a token in generation, by a table that was measured
 };
-inline constexpr size_t kNumResources = 4;
-// "flops", "parameters", "memory", "exchange"; in this order.
+inline constexpr size_t kNumResources = 5;
+// "flops", "parameters", "memory", "exchange", "latency"; in this order.
 std::string_view resource_name(Resource resource);
 // ConfigError that lists the known names.
 Resource parse_resource(std::string_view name);
@@ -33,6 +37,7 @@ struct CostSettings {
   double labelled_share = 1.0;  // of an encoder's tokens (model/size.h)
   double row_bytes = 4;         // of a value on the wire
   double away_share = 1.0;      // of a token's experts, those on other ranks
+  std::shared_ptr<const LatencyTable> latency = nullptr;  // null: latencies are not known, NaN
 };
 
 // Of one resource: the cost of a layer with these sizes, and how it changes with each of them.
@@ -53,7 +58,7 @@ class CostModel {
   // d cost / d p of each unit, where p are their probabilities to be there.
   std::vector<double> slopes(Resource resource, const std::vector<double>& p) const;
 
-  // Of a model that has been cut, from its settings alone.
+  // Of a model that has been cut, from its settings alone; not latency.
   static double of_config(Resource resource, const model::ModelConfig& model,
                           const moe::MoeConfig& moe, const CostSettings& settings);
 
@@ -68,6 +73,7 @@ class CostModel {
     std::array<std::array<std::array<double, 2>, 2>, 2> feed_forward{};
   };
   Terms terms_of(Resource resource, size_t layer) const;
+  LayerCost latency_of_layer(size_t layer, const LayerSizes& sizes) const;
 
   const ArchSpace& space_;
   CostSettings settings_;
@@ -75,7 +81,8 @@ class CostModel {
   std::array<double, kNumResources> constant_{}, whole_{};
 };
 
-// A limit on a cost: "flops=0.5" (of the whole model's), "parameters=20M", "memory=2GB".
+// A limit on a cost: "flops=0.5" (of the whole model's), "parameters=20M", "memory=2GB",
+// "latency=12ms".
 struct Limit {
   Resource resource = Resource::kFlops;
   double most = 0;   // in the resource's unit

@@ -6,7 +6,10 @@
 #include <chrono>
 #include <fstream>
 #include <string>
+#include <string_view>
 
+#include "locus/base/format.h"
+#include "locus/base/thread_pool.h"
 #include "locus/ops/linear.h"
 
 namespace locus::train {
@@ -43,6 +46,19 @@ int64_t status_bytes(const std::string& key) {
 }
 
 }  // namespace
+
+std::string machine_name() {
+  std::ifstream info("/proc/cpuinfo");
+  constexpr std::string_view kKey = "model name";
+  std::string name = "unknown processor";
+  for (std::string line; std::getline(info, line);) {
+    if (!line.starts_with(kKey)) continue;
+    const size_t begin = line.find_first_not_of(" \t:", kKey.size());
+    if (begin != std::string::npos) name = line.substr(begin);
+    break;
+  }
+  return format("{}, {} cores", name, ThreadPool::num_cores());
+}
 
 int64_t resident_bytes() { return status_bytes("VmRSS:"); }
 

@@ -220,7 +220,8 @@ TEST(Choice, RefusesWhatFloorsForbidAndSaysTheLeast) {
   EXPECT_NE(error.find("budget flops=0.01: the least that can be left is flops ="),
             std::string::npos)
       << error;
-  for (const char* wrong : {"flops", "flop=0.5", "flops=half", "flops=-1", "memory=2XB"}) {
+  for (const char* wrong : {"flops", "flop=0.5", "flops=half", "flops=-1", "memory=2XB", "memory=2ms",
+                            "latency=5ms"}) {
     EXPECT_THROW(parse_limit(wrong, model.costs), ConfigError) << wrong;
   }
   EXPECT_DOUBLE_EQ(parse_limit("memory=2KB", model.costs).most, 2000);

@@ -15,7 +15,7 @@
 namespace locus::search {
 namespace {
 
-constexpr JointStage::Training kTraining{20, 3, {.sequence_length = 10}, 1};
+const JointStage::Training kTraining{20, 3, {.sequence_length = 10}, 1};
 
 DanceConfig two_budgets() {
   DanceConfig config;

@@ -1,0 +1,210 @@
+// `locus measure-latency`: how long a token takes on this machine, for layers of many shapes.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ostream>
+
+#include "locus/app/commands.h"
+#include "locus/app/describe.h"
+#include "locus/app/elastic.h"
+#include "locus/base/error.h"
+#include "locus/base/progress.h"
+#include "locus/base/signals.h"
+#include "locus/search/latency.h"
+#include "locus/train/machine.h"
+
+namespace locus::app {
+namespace {
+
+constexpr int kWarmup = 5, kLeastTimes = 15;
+constexpr double kLeastSeconds = 0.1;
+constexpr int64_t kMostHeadPoints = 8, kChannelPoints = 4;
+
+// Evenly spread whole numbers from `least` to `most`, at most so many.
+std::vector<double> spread(int64_t least, int64_t most, int64_t count) {
+  std::vector<double> points;
+  count = std::min(count, most - least + 1);
+  for (int64_t i = 0; i < count; ++i) {
+    points.push_back(static_cast<double>(
+        count == 1 ? most : least + i * (most - least) / (count - 1)));
+  }
+  return points;
+}
+
+// Median seconds of one token for each sequence, after `context` others.
+double token_s(const RunConfig& config, const search::ModelCut& cut, int64_t batch_size,
+               int64_t context) {
+  using Clock = std::chrono::steady_clock;
+  model::TransformerConfig shape = transformer_config(config);
+  shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
+  std::tie(shape.model, shape.moe) = search::cut_config(config.model, config.moe, cut);
+  model::Transformer transformer(shape);
+  transformer.eval();
+  const at::NoGradGuard no_grad;
+  model::TransformerCache cache = transformer.make_cache(batch_size, context + 1);
+  const at::Tensor ids =
+      at::randint(shape.model.vocab_size, {batch_size, 1}, at::TensorOptions(at::kLong));
+  const std::vector<int64_t> one(static_cast<size_t>(batch_size), 1);
+  std::vector<double> seconds;
+  double total = 0;
+  for (int i = -kWarmup; i < kLeastTimes || total < kLeastSeconds; ++i) {
+    if (const int signal = received_signal()) throw Interrupted(signal);
+    cache.lengths.assign(static_cast<size_t>(batch_size), context);
+    const auto begin = Clock::now();
+    transformer.logits(transformer.forward_cached(ids, cache, one));
+    const double taken = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (i < 0) continue;
+    seconds.push_back(taken);
+    total += taken;
+  }
+  const auto middle = seconds.begin() + std::ssize(seconds) / 2;
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
+
+std::vector<int64_t> first(double count) {
+  std::vector<int64_t> numbers;
+  for (int64_t i = 0; i < static_cast<int64_t>(count); ++i) numbers.push_back(i);
+  return numbers;
+}
+
+// Measures layers of one kind in a model that has nothing else.
+class Measurement {
+ public:
+  Measurement(const RunConfig& config, int64_t batch_size, int64_t context, ProgressBar& bar)
+      : config_(config), batch_size_(batch_size), context_(context), bar_(bar) {
+    nothing_ = search::whole_cut(config.model, config.moe);
+    for (search::LayerCut& layer : nothing_) {
+      layer.heads.clear();
+      layer.channels.clear();
+      layer.experts.clear();
+    }
+    constant_s_ = seconds_of(nothing_);
+  }
+
+  double constant_s() const { return constant_s_; }
+  int64_t done() const { return done_; }
+
+  search::LatencyGrid attention(const std::vector<size_t>& layers, int64_t heads) {
+    search::LatencyGrid grid{{spread(1, heads, kMostHeadPoints)}, {}};
+    for (const double count : grid.axes[0]) {
+      grid.seconds.push_back(of_layer(layers, [&](search::LayerCut& cut) {
+        cut.heads = first(count);
+      }));
+    }
+    return grid;
+  }
+
+  search::LatencyGrid feed_forward(const std::vector<size_t>& layers, int64_t channels,
+                                   int64_t experts, int64_t top_k) {
+    const std::vector<double> widths =
+        spread(std::max<int64_t>(1, channels / 8), channels, kChannelPoints);
+    if (experts == 0) {
+      search::LatencyGrid grid{{widths}, {}};
+      for (const double width : widths) {
+        grid.seconds.push_back(of_layer(layers, [&](search::LayerCut& cut) {
+          cut.channels = first(width);
+        }));
+      }
+      return grid;
+    }
+    search::LatencyGrid grid{{widths, spread(1, top_k, top_k), spread(top_k, experts, 2)}, {}};
+    for (const double width : grid.axes[0]) {
+      for (const double k : grid.axes[1]) {
+        for (const double count : grid.axes[2]) {
+          grid.seconds.push_back(of_layer(layers, [&](search::LayerCut& cut) {
+            cut.channels = first(width);
+            cut.experts = first(count);
+            cut.top_k = static_cast<int64_t>(k);
+          }));
+        }
+      }
+    }
+    return grid;
+  }
+
+ private:
+  double seconds_of(const search::ModelCut& cut) {
+    const double seconds = token_s(config_, cut, batch_size_, context_);
+    bar_.update(++done_, format("{:.3f} ms", seconds * 1e3));
+    return seconds;
+  }
+
+  template <class Change>
+  double of_layer(const std::vector<size_t>& layers, Change change) {
+    search::ModelCut cut = nothing_;
+    for (const size_t layer : layers) change(cut[layer]);
+    const double seconds = seconds_of(cut) - constant_s_;
+    return std::max(0.0, seconds) / static_cast<double>(layers.size());
+  }
+
+  const RunConfig& config_;
+  int64_t batch_size_, context_;
+  ProgressBar& bar_;
+  search::ModelCut nothing_;
+  double constant_s_ = 0;
+  int64_t done_ = 0;
+};
+
+}  // namespace
+
+void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
+  if (options.batch_size < 1 || options.context < 1) {
+    throw ConfigError("--batch-size {} and --context {} must be at least 1", options.batch_size,
+                      options.context);
+  }
+  watch_signals();
+  const ModelFolder folder = resolve_model_folder(options.checkpoint);
+  RunConfig config = folder_config(folder);
+  if (!config.model.is_decoder()) {
+    throw ConfigError("{}: is no decoder (model.num_encoder_layers = {}), which has no token to "
+                      "generate",
+                      folder.text(), config.model.num_encoder_layers);
+  }
+  if (options.context + 1 > config.model.max_position_embeddings) {
+    throw ConfigError("--context {} is over model.max_position_embeddings = {} - 1",
+                      options.context, config.model.max_position_embeddings);
+  }
+  set_threads(options.num_threads);
+  search::LatencyTable table;
+  table.machine = train::machine_name();
+  table.dtype = config.train.dtype;
+  table.model = search::latency_model_text(config.model, config.moe);
+  table.num_threads = at::get_num_threads();
+  table.batch_size = options.batch_size;
+  table.context = options.context;
+  ProgressBar bar("shapes", 0);
+  Measurement measurement(config, options.batch_size, options.context, bar);
+  table.constant_s = measurement.constant_s();
+  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
+    const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
+    const auto is_like = [&](const search::LayerLatency& one) {
+      return one.has_experts == layer.has_experts();
+    };
+    if (std::any_of(table.layers.begin(), table.layers.end(), is_like)) continue;
+    std::vector<size_t> alike;
+    for (int64_t j = i; j < config.model.num_hidden_layers; ++j) {
+      if (model::layer_config(config.model, config.moe, j).has_experts() == layer.has_experts()) {
+        alike.push_back(static_cast<size_t>(j));
+      }
+    }
+    search::LayerLatency own;
+    own.has_experts = layer.has_experts();
+    own.heads = layer.model.num_key_value_heads;
+    own.channels =
+        own.has_experts ? layer.moe.intermediate_size : layer.model.intermediate_size;
+    own.experts = own.has_experts ? layer.moe.num_experts : 0;
+    own.top_k = own.has_experts ? layer.moe.router.top_k : 0;
+    own.attention = measurement.attention(alike, own.heads);
+    own.feed_forward = measurement.feed_forward(alike, own.channels, own.experts, own.top_k);
+    table.layers.push_back(std::move(own));
+  }
+  bar.finish();
+  write_file_atomic(options.output, search::to_json(table));
+  out << format("{}: {} shapes, a token of nothing but embeddings and logits takes {:.3f} ms\n",
+                options.output, measurement.done(), table.constant_s * 1e3);
+}
+
+}  // namespace locus::app

@@ -1,0 +1,168 @@
+#include "locus/search/latency.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "locus/base/error.h"
+#include "locus/base/format.h"
+
+namespace locus::search {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr int64_t kVersion = 1;
+
+// Between which two points of an axis a place lies, and how far on.
+struct Between {
+  size_t low = 0, high = 0;
+  double share = 0;
+};
+
+Between find(const std::vector<double>& points, double place) {
+  if (place <= points.front()) return {0, 0, 0};
+  if (place >= points.back()) return {points.size() - 1, points.size() - 1, 0};
+  const auto above = std::upper_bound(points.begin(), points.end(), place);
+  const auto high = static_cast<size_t>(above - points.begin());
+  return {high - 1, high, (place - points[high - 1]) / (points[high] - points[high - 1])};
+}
+
+json grid_json(const LatencyGrid& grid) {
+  return {{"axes", grid.axes}, {"seconds", grid.seconds}};
+}
+
+LatencyGrid read_grid(const json& content, const std::string& source) {
+  LatencyGrid grid{content.at("axes").get<std::vector<std::vector<double>>>(),
+                   content.at("seconds").get<std::vector<double>>()};
+  size_t size = 1;
+  for (const auto& axis : grid.axes) {
+    size *= axis.size();
+    if (!std::is_sorted(axis.begin(), axis.end())) size = 0;
+  }
+  if (grid.axes.empty() || size == 0 || size != grid.seconds.size()) {
+    throw DataError("{}: a grid has {} values for its axes", source, grid.seconds.size());
+  }
+  return grid;
+}
+
+}  // namespace
+
+double LatencyGrid::at(const std::vector<double>& place) const {
+  LOCUS_CHECK(place.size() == axes.size(), "a place of {} in {} directions", place.size(),
+              axes.size());
+  std::vector<double> values = seconds;
+  for (size_t d = axes.size(); d-- > 0;) {
+    const Between between = find(axes[d], place[d]);
+    const size_t length = axes[d].size();
+    std::vector<double> next;
+    for (size_t begin = 0; begin < values.size(); begin += length) {
+      const double low = values[begin + between.low], high = values[begin + between.high];
+      next.push_back(low + between.share * (high - low));
+    }
+    values = std::move(next);
+  }
+  return values.front();
+}
+
+double LatencyTable::layer_s(const model::LayerConfig& layer, const LayerSizes& sizes) const {
+  const bool has_experts = layer.has_experts();
+  const auto found = std::find_if(layers.begin(), layers.end(), [&](const LayerLatency& one) {
+    return one.has_experts == has_experts && one.heads == layer.model.num_key_value_heads &&
+           one.channels == (has_experts ? layer.moe.intermediate_size
+                                        : layer.model.intermediate_size);
+  });
+  LOCUS_CHECK(found != layers.end(), "the table of latencies has no such layer");
+  double sum = 0;
+  if (layer.has_attention) sum += sizes.attention * found->attention.at({sizes.heads});
+  if (layer.has_feed_forward) {
+    const std::vector<double> place =
+        has_experts ? std::vector<double>{sizes.channels, sizes.top_k, sizes.experts}
+                    : std::vector<double>{sizes.channels};
+    sum += sizes.feed_forward * found->feed_forward.at(place);
+  }
+  return sum;
+}
+
+std::string latency_model_text(const model::ModelConfig& model, const moe::MoeConfig& moe) {
+  return format("hidden {}, layers {}, heads {}/{} of {}, width {}, {}, vocabulary {}, experts {} of "
+                "width {}, {} by {}",
+                model.hidden_size, model.num_hidden_layers, model.num_attention_heads,
+                model.kv_heads(), model.head_size(), model.intermediate_size, model.hidden_act,
+                model.vocab_size, moe.num_experts, moe.intermediate_size, moe.router.top_k,
+                moe.router.type);
+}
+
+std::string to_json(const LatencyTable& table) {
+  json layers = json::array();
+  for (const LayerLatency& one : table.layers) {
+    json layer{{"has_experts", one.has_experts}, {"heads", one.heads}, {"channels", one.channels},
+               {"experts", one.experts},         {"top_k", one.top_k}};
+    if (!one.attention.axes.empty()) layer["attention"] = grid_json(one.attention);
+    if (!one.feed_forward.axes.empty()) layer["feed_forward"] = grid_json(one.feed_forward);
+    layers.push_back(std::move(layer));
+  }
+  return json{{"version", kVersion},
+              {"machine", table.machine},
+              {"dtype", table.dtype},
+              {"model", table.model},
+              {"num_threads", table.num_threads},
+              {"batch_size", table.batch_size},
+              {"context", table.context},
+              {"constant_s", table.constant_s},
+              {"layers", layers}}
+             .dump(2) +
+         "\n";
+}
+
+LatencyTable read_latency_table(const std::string& source, const std::string& text) {
+  try {
+    const json content = json::parse(text);
+    if (content.at("version") != kVersion) {
+      throw DataError("{}: is a table of version {}, this program reads {}", source,
+                      content.at("version").dump(), kVersion);
+    }
+    LatencyTable table;
+    table.machine = content.at("machine").get<std::string>();
+    table.dtype = content.at("dtype").get<std::string>();
+    table.model = content.at("model").get<std::string>();
+    table.num_threads = content.at("num_threads").get<int64_t>();
+    table.batch_size = content.at("batch_size").get<int64_t>();
+    table.context = content.at("context").get<int64_t>();
+    table.constant_s = content.at("constant_s").get<double>();
+    for (const json& one : content.at("layers")) {
+      LayerLatency layer{one.at("has_experts").get<bool>(),
+                         one.at("heads").get<int64_t>(),
+                         one.at("channels").get<int64_t>(),
+                         one.at("experts").get<int64_t>(),
+                         one.at("top_k").get<int64_t>(),
+                         {},
+                         {}};
+      if (one.contains("attention")) layer.attention = read_grid(one.at("attention"), source);
+      if (one.contains("feed_forward")) {
+        layer.feed_forward = read_grid(one.at("feed_forward"), source);
+      }
+      table.layers.push_back(std::move(layer));
+    }
+    return table;
+  } catch (const json::exception& error) {
+    throw DataError("{}: {}", source, error.what());
+  }
+}
+
+void check_latency_table(const LatencyTable& table, const std::string& source,
+                         const std::string& machine, const std::string& dtype,
+                         const std::string& model) {
+  const auto check = [&](std::string_view what, const std::string& of_table,
+                         const std::string& here) {
+    if (of_table == here) return;
+    throw ConfigError("--target {}: was measured for another {} ({}; here: {}); measure again with "
+                      "`locus measure-latency`",
+                      source, what, of_table, here);
+  };
+  check("machine", table.machine, machine);
+  check("dtype", table.dtype, dtype);
+  check("model", table.model, model);
+}
+
+}  // namespace locus::search

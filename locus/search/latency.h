@@ -1,0 +1,52 @@
+// How long a token takes on one machine, as a sum over layers: measured there for layers of some
+// shapes (app/measure_latency.cpp), between which it is interpolated.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "locus/search/arch_space.h"
+
+namespace locus::search {
+
+// Seconds on a grid; linear in each direction between its points, and the nearest beyond them.
+struct LatencyGrid {
+  std::vector<std::vector<double>> axes;  // rising points of each direction
+  std::vector<double> seconds;            // the last direction fastest
+
+  double at(const std::vector<double>& place) const;
+};
+
+// Layers that are alike before they are cut.
+struct LayerLatency {
+  bool has_experts = false;
+  int64_t heads = 0, channels = 0, experts = 0, top_k = 0;  // of the whole layer
+  LatencyGrid attention;     // by key/value heads
+  LatencyGrid feed_forward;  // by channels, and with experts by top_k and experts, too
+};
+
+struct LatencyTable {
+  // What it holds for: another machine, type or model is another table.
+  std::string machine, dtype, model;
+  int64_t num_threads = 0, batch_size = 0, context = 0;
+  double constant_s = 0;  // of embeddings, norms and logits
+  std::vector<LayerLatency> layers;
+
+  // Of a layer of the whole model that has this much left.
+  double layer_s(const model::LayerConfig& layer, const LayerSizes& sizes) const;
+};
+
+// The shape that a table of latencies is of: all that a cut does not change.
+std::string latency_model_text(const model::ModelConfig& model, const moe::MoeConfig& moe);
+
+std::string to_json(const LatencyTable& table);
+// DataError that names `source`.
+LatencyTable read_latency_table(const std::string& source, const std::string& json);
+
+// ConfigError where the table is of another machine, type or model.
+void check_latency_table(const LatencyTable& table, const std::string& source,
+                         const std::string& machine, const std::string& dtype,
+                         const std::string& model);
+
+}  // namespace locus::search
