@@ -9,7 +9,7 @@ JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 / 1.6e6); \
 TORCH_ARGS = $(if $(LOCUS_TORCH),"-DCMAKE_PREFIX_PATH=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/torch)")
 export LOCUS_TORCH
 
-.PHONY: program build demo test test-packages bench bench-locality bench-evolution goals check format docs setup install clean help
+.PHONY: program build demo test test-packages bench bench-locality bench-evolution bench-elastic goals check format docs setup install clean help
 .DEFAULT_GOAL := program
 
 program: $(BUILD)/build.ninja ## build the program alone, build/locus (default)
@@ -39,6 +39,10 @@ bench-locality: $(BUILD)/build.ninja ## LocMoE and LocMoE+ on an emulated cluste
 bench-evolution: $(BUILD)/build.ninja ## EvoMoE and its baselines on three kinds of model: hours; goes on where it was stopped
 	@cmake --build $(BUILD) -j $(JOBS) --target locus_cli
 	@python3 benchmarks/evolution/run.py --build $(BUILD)
+
+bench-elastic: $(BUILD)/build.ninja ## one training for every size, against one for each: hours; goes on where it was stopped
+	@cmake --build $(BUILD) -j $(JOBS) --target locus_cli
+	@python3 benchmarks/elastic/run.py --build $(BUILD)
 
 goals: ## all rows that the benchmarks have kept: goals met and missed
 	@python3 benchmarks/run.py --goals

@@ -104,11 +104,11 @@ class Trainings:
                              f"{done.stderr[-2000:]}")
         return done.stdout
 
-    def prepare(self, text: pathlib.Path) -> None:
+    def prepare(self, text: pathlib.Path, vocab_size: int = 4096) -> None:
         if (self.data / "dataset.json").exists():
             return
         bench.note(f"preparing {text}")
-        self.call("prepare", "--output", self.data, "--vocab-size", 4096, "--valid-share", 0.02,
+        self.call("prepare", "--output", self.data, "--vocab-size", vocab_size, "--valid-share", 0.02,
                   "--test-share", 0, text)
 
     def places(self, run: Run) -> list[str]:

@@ -44,8 +44,11 @@ double token_s(const RunConfig& config, const search::ModelCut& cut, int64_t bat
   transformer.eval();
   const at::NoGradGuard no_grad;
   model::TransformerCache cache = transformer.make_cache(batch_size, context + 1);
-  const at::Tensor ids =
-      at::randint(shape.model.vocab_size, {batch_size, 1}, at::TensorOptions(at::kLong));
+  // Other tokens each time, which go to other experts: weights that are always the same would stay
+  // in the cache.
+  constexpr int64_t kTokens = 64;
+  const at::Tensor ids = at::randint(shape.model.vocab_size, {kTokens, batch_size, 1},
+                                     at::TensorOptions(at::kLong));
   const std::vector<int64_t> one(static_cast<size_t>(batch_size), 1);
   std::vector<double> seconds;
   double total = 0;
@@ -53,7 +56,7 @@ double token_s(const RunConfig& config, const search::ModelCut& cut, int64_t bat
     if (const int signal = received_signal()) throw Interrupted(signal);
     cache.lengths.assign(static_cast<size_t>(batch_size), context);
     const auto begin = Clock::now();
-    transformer.logits(transformer.forward_cached(ids, cache, one));
+    transformer.logits(transformer.forward_cached(ids[(i + kWarmup) % kTokens], cache, one));
     const double taken = std::chrono::duration<double>(Clock::now() - begin).count();
     if (i < 0) continue;
     seconds.push_back(taken);
@@ -70,29 +73,26 @@ std::vector<int64_t> first(double count) {
   return numbers;
 }
 
-// Measures layers of one kind in a model that has nothing else.
+// Measures a branch of layers that are alike by what it adds to the model around it, so that caches
+// are as full as they will be.
 class Measurement {
  public:
   Measurement(const RunConfig& config, int64_t batch_size, int64_t context, ProgressBar& bar)
       : config_(config), batch_size_(batch_size), context_(context), bar_(bar) {
-    nothing_ = search::whole_cut(config.model, config.moe);
-    for (search::LayerCut& layer : nothing_) {
-      layer.heads.clear();
-      layer.channels.clear();
-      layer.experts.clear();
-    }
-    constant_s_ = seconds_of(nothing_);
+    whole_ = search::whole_cut(config.model, config.moe);
+    whole_s_ = seconds_of(whole_);
   }
 
-  double constant_s() const { return constant_s_; }
+  double whole_s() const { return whole_s_; }
   int64_t done() const { return done_; }
 
   search::LatencyGrid attention(const std::vector<size_t>& layers, int64_t heads) {
     search::LatencyGrid grid{{spread(1, heads, kMostHeadPoints)}, {}};
+    const double none_s = with(layers, [](search::LayerCut& cut) { cut.heads.clear(); });
     for (const double count : grid.axes[0]) {
-      grid.seconds.push_back(of_layer(layers, [&](search::LayerCut& cut) {
-        cut.heads = first(count);
-      }));
+      const double seconds =
+          with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
+      grid.seconds.push_back(share_of(layers, seconds - none_s));
     }
     return grid;
   }
@@ -101,12 +101,16 @@ class Measurement {
                                    int64_t experts, int64_t top_k) {
     const std::vector<double> widths =
         spread(std::max<int64_t>(1, channels / 8), channels, kChannelPoints);
+    const double none_s = with(layers, [](search::LayerCut& cut) {
+      cut.channels.clear();
+      cut.experts.clear();
+    });
     if (experts == 0) {
       search::LatencyGrid grid{{widths}, {}};
       for (const double width : widths) {
-        grid.seconds.push_back(of_layer(layers, [&](search::LayerCut& cut) {
-          cut.channels = first(width);
-        }));
+        const double seconds =
+            with(layers, [&](search::LayerCut& cut) { cut.channels = first(width); });
+        grid.seconds.push_back(share_of(layers, seconds - none_s));
       }
       return grid;
     }
@@ -114,11 +118,12 @@ class Measurement {
     for (const double width : grid.axes[0]) {
       for (const double k : grid.axes[1]) {
         for (const double count : grid.axes[2]) {
-          grid.seconds.push_back(of_layer(layers, [&](search::LayerCut& cut) {
+          const double seconds = with(layers, [&](search::LayerCut& cut) {
             cut.channels = first(width);
             cut.experts = first(count);
             cut.top_k = static_cast<int64_t>(k);
-          }));
+          });
+          grid.seconds.push_back(share_of(layers, seconds - none_s));
         }
       }
     }
@@ -132,21 +137,33 @@ class Measurement {
     return seconds;
   }
 
+  // Of the model with these layers changed.
   template <class Change>
-  double of_layer(const std::vector<size_t>& layers, Change change) {
-    search::ModelCut cut = nothing_;
+  double with(const std::vector<size_t>& layers, Change change) {
+    search::ModelCut cut = whole_;
     for (const size_t layer : layers) change(cut[layer]);
-    const double seconds = seconds_of(cut) - constant_s_;
+    return seconds_of(cut);
+  }
+
+  static double share_of(const std::vector<size_t>& layers, double seconds) {
     return std::max(0.0, seconds) / static_cast<double>(layers.size());
   }
 
   const RunConfig& config_;
   int64_t batch_size_, context_;
   ProgressBar& bar_;
-  search::ModelCut nothing_;
-  double constant_s_ = 0;
+  search::ModelCut whole_;
+  double whole_s_ = 0;
   int64_t done_ = 0;
 };
+
+double reckoned_s(const search::LatencyTable& table, const RunConfig& config) {
+  const search::ArchSpace space(config.model, config.moe, config.chosen_router_options(), {});
+  const std::vector<search::LayerSizes> sizes = space.sizes(space.all());
+  double sum = table.constant_s;
+  for (size_t i = 0; i < sizes.size(); ++i) sum += table.layer_s(space.layers()[i], sizes[i]);
+  return sum;
+}
 
 }  // namespace
 
@@ -177,34 +194,31 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
   table.context = options.context;
   ProgressBar bar("shapes", 0);
   Measurement measurement(config, options.batch_size, options.context, bar);
-  table.constant_s = measurement.constant_s();
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
     const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
-    const auto is_like = [&](const search::LayerLatency& one) {
-      return one.has_experts == layer.has_experts();
-    };
-    if (std::any_of(table.layers.begin(), table.layers.end(), is_like)) continue;
+    const bool is_known =
+        std::any_of(table.layers.begin(), table.layers.end(),
+                    [&](const search::LayerLatency& one) { return is_alike(one, layer); });
+    if (is_known) continue;
+    search::LayerLatency own = search::latency_of_whole(layer);
     std::vector<size_t> alike;
     for (int64_t j = i; j < config.model.num_hidden_layers; ++j) {
-      if (model::layer_config(config.model, config.moe, j).has_experts() == layer.has_experts()) {
+      if (is_alike(own, model::layer_config(config.model, config.moe, j))) {
         alike.push_back(static_cast<size_t>(j));
       }
     }
-    search::LayerLatency own;
-    own.has_experts = layer.has_experts();
-    own.heads = layer.model.num_key_value_heads;
-    own.channels =
-        own.has_experts ? layer.moe.intermediate_size : layer.model.intermediate_size;
-    own.experts = own.has_experts ? layer.moe.num_experts : 0;
-    own.top_k = own.has_experts ? layer.moe.router.top_k : 0;
-    own.attention = measurement.attention(alike, own.heads);
-    own.feed_forward = measurement.feed_forward(alike, own.channels, own.experts, own.top_k);
+    if (own.heads > 0) own.attention = measurement.attention(alike, own.heads);
+    if (own.channels > 0) {
+      own.feed_forward = measurement.feed_forward(alike, own.channels, own.experts, own.top_k);
+    }
     table.layers.push_back(std::move(own));
   }
+  // Embeddings and logits, and what branches save each other: the whole model is reckoned as it was.
+  table.constant_s = measurement.whole_s() - reckoned_s(table, config);
   bar.finish();
   write_file_atomic(options.output, search::to_json(table));
-  out << format("{}: {} shapes, a token of nothing but embeddings and logits takes {:.3f} ms\n",
-                options.output, measurement.done(), table.constant_s * 1e3);
+  out << format("{}: {} shapes; a token of the whole model {:.3f} ms\n", options.output,
+                measurement.done(), measurement.whole_s() * 1e3);
 }
 
 }  // namespace locus::app

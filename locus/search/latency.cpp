@@ -66,22 +66,36 @@ double LatencyGrid::at(const std::vector<double>& place) const {
 }
 
 double LatencyTable::layer_s(const model::LayerConfig& layer, const LayerSizes& sizes) const {
-  const bool has_experts = layer.has_experts();
-  const auto found = std::find_if(layers.begin(), layers.end(), [&](const LayerLatency& one) {
-    return one.has_experts == has_experts && one.heads == layer.model.num_key_value_heads &&
-           one.channels == (has_experts ? layer.moe.intermediate_size
-                                        : layer.model.intermediate_size);
-  });
+  const auto found = std::find_if(layers.begin(), layers.end(),
+                                  [&](const LayerLatency& one) { return is_alike(one, layer); });
   LOCUS_CHECK(found != layers.end(), "the table of latencies has no such layer");
   double sum = 0;
   if (layer.has_attention) sum += sizes.attention * found->attention.at({sizes.heads});
   if (layer.has_feed_forward) {
     const std::vector<double> place =
-        has_experts ? std::vector<double>{sizes.channels, sizes.top_k, sizes.experts}
+        layer.has_experts() ? std::vector<double>{sizes.channels, sizes.top_k, sizes.experts}
                     : std::vector<double>{sizes.channels};
     sum += sizes.feed_forward * found->feed_forward.at(place);
   }
   return sum;
+}
+
+LayerLatency latency_of_whole(const model::LayerConfig& layer) {
+  LayerLatency out;
+  if (layer.has_attention) out.heads = layer.model.num_key_value_heads;
+  if (!layer.has_feed_forward) return out;
+  out.channels = layer.has_experts() ? layer.moe.intermediate_size : layer.model.intermediate_size;
+  if (layer.has_experts()) {
+    out.experts = layer.moe.num_experts;
+    out.top_k = layer.moe.router.top_k;
+  }
+  return out;
+}
+
+bool is_alike(const LayerLatency& latency, const model::LayerConfig& layer) {
+  const LayerLatency own = latency_of_whole(layer);
+  return latency.heads == own.heads && latency.channels == own.channels &&
+         latency.experts == own.experts && latency.top_k == own.top_k;
 }
 
 std::string latency_model_text(const model::ModelConfig& model, const moe::MoeConfig& moe) {
@@ -96,8 +110,10 @@ std::string latency_model_text(const model::ModelConfig& model, const moe::MoeCo
 std::string to_json(const LatencyTable& table) {
   json layers = json::array();
   for (const LayerLatency& one : table.layers) {
-    json layer{{"has_experts", one.has_experts}, {"heads", one.heads}, {"channels", one.channels},
-               {"experts", one.experts},         {"top_k", one.top_k}};
+    json layer{{"heads", one.heads},
+               {"channels", one.channels},
+               {"experts", one.experts},
+               {"top_k", one.top_k}};
     if (!one.attention.axes.empty()) layer["attention"] = grid_json(one.attention);
     if (!one.feed_forward.axes.empty()) layer["feed_forward"] = grid_json(one.feed_forward);
     layers.push_back(std::move(layer));
@@ -131,8 +147,7 @@ LatencyTable read_latency_table(const std::string& source, const std::string& te
     table.context = content.at("context").get<int64_t>();
     table.constant_s = content.at("constant_s").get<double>();
     for (const json& one : content.at("layers")) {
-      LayerLatency layer{one.at("has_experts").get<bool>(),
-                         one.at("heads").get<int64_t>(),
+      LayerLatency layer{one.at("heads").get<int64_t>(),
                          one.at("channels").get<int64_t>(),
                          one.at("experts").get<int64_t>(),
                          one.at("top_k").get<int64_t>(),

@@ -20,8 +20,7 @@ struct LatencyGrid {
 
 // Layers that are alike before they are cut.
 struct LayerLatency {
-  bool has_experts = false;
-  int64_t heads = 0, channels = 0, experts = 0, top_k = 0;  // of the whole layer
+  int64_t heads = 0, channels = 0, experts = 0, top_k = 0;  // experts 0: a dense layer
   LatencyGrid attention;     // by key/value heads
   LatencyGrid feed_forward;  // by channels, and with experts by top_k and experts, too
 };
@@ -30,12 +29,16 @@ struct LatencyTable {
   // What it holds for: another machine, type or model is another table.
   std::string machine, dtype, model;
   int64_t num_threads = 0, batch_size = 0, context = 0;
-  double constant_s = 0;  // of embeddings, norms and logits
+  double constant_s = 0;  // beside the layers; below 0 where branches save each other time
   std::vector<LayerLatency> layers;
 
   // Of a layer of the whole model that has this much left.
   double layer_s(const model::LayerConfig& layer, const LayerSizes& sizes) const;
 };
+
+// Without measurements.
+LayerLatency latency_of_whole(const model::LayerConfig& layer);
+bool is_alike(const LayerLatency& latency, const model::LayerConfig& layer);
 
 // The shape that a table of latencies is of: all that a cut does not change.
 std::string latency_model_text(const model::ModelConfig& model, const moe::MoeConfig& moe);
