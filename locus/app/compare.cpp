@@ -172,7 +172,27 @@ class Comparison {
     }
   }
 
-  // First as many steps as the first variant; then, of the others, as many as cost the same.
+  // How many steps of a variant cost as much as the budget: what a step costs may depend on how many
+  // there are, so by the last two tries.
+  struct Search {
+    double steps = 0, cost = 0, per_step = 0;
+    std::vector<std::string> more;  // settings; empty: as many steps as the first variant
+
+    double wanted(double budget) const { return std::round(steps + (budget - cost) / per_step); }
+    bool is_done(double budget) const {
+      return std::abs(cost / budget - 1) <= kEnough || wanted(budget) == steps;
+    }
+    void take(double now_steps, double now_cost) {
+      if ((now_cost - cost) / (now_steps - steps) > 0) {
+        per_step = (now_cost - cost) / (now_steps - steps);
+      }
+      steps = now_steps;
+      cost = now_cost;
+    }
+  };
+
+  // First as many steps as the first variant; then, of the others, as many as cost the same, the
+  // tries of all of them side by side.
   std::vector<Result> run_by_budget() {
     const auto spent = [this](const Result& result) {
       return config_.equal == "flops" ? result.flops : result.wall_s;
@@ -183,28 +203,36 @@ class Comparison {
     }
     const std::vector<Result> probed = train(probes);
     const double budget = spent(probed.front());
+    std::vector<Search> searches;
+    for (const Result& one : probed) {
+      searches.push_back({one.steps, spent(one), spent(one) / one.steps, {}});
+    }
+    for (int tries = 0; tries < kMostTries; ++tries) {
+      std::vector<Job> jobs;
+      std::vector<Search*> tried;
+      for (size_t v = 0; v < variants_.size(); ++v) {
+        Search& search = searches[v];
+        if (search.is_done(budget)) continue;
+        search.more = {format("train.max_steps={}", static_cast<int64_t>(search.wanted(budget)))};
+        check(variants_[v], search.more);
+        jobs.push_back(job(variants_[v], config_.seeds.front(), search.more));
+        tried.push_back(&search);
+      }
+      if (jobs.empty()) break;
+      const std::vector<Result> found = train(jobs);
+      for (size_t i = 0; i < tried.size(); ++i) {
+        tried[i]->take(tried[i]->wanted(budget), spent(found[i]));
+      }
+    }
     std::vector<Job> jobs;
     for (size_t v = 0; v < variants_.size(); ++v) {
-      std::vector<std::string> more;
-      // What a step costs may depend on how many there are: by the last two tries.
-      double steps = probed[v].steps, cost = spent(probed[v]), per_step = cost / steps;
-      for (int tries = 0; tries < kMostTries && std::abs(cost / budget - 1) > kEnough; ++tries) {
-        const double wanted = std::round(steps + (budget - cost) / per_step);
-        more = {format("train.max_steps={}", static_cast<int64_t>(wanted))};
-        check(variants_[v], more);
-        const double now = spent(train({job(variants_[v], config_.seeds.front(), more)}).front());
-        if (wanted != steps && (now - cost) / (wanted - steps) > 0) {
-          per_step = (now - cost) / (wanted - steps);
-        }
-        steps = wanted;
-        cost = now;
-      }
-      if (std::abs(cost / budget - 1) > kEnough) {
+      const Search& search = searches[v];
+      if (std::abs(search.cost / budget - 1) > kEnough) {
         log::warning(
             "variant {}: {} steps take {:.3f} of the budget, and no other number came nearer",
-            variants_[v].name, static_cast<int64_t>(steps), cost / budget);
+            variants_[v].name, static_cast<int64_t>(search.steps), search.cost / budget);
       }
-      for (const int64_t seed : config_.seeds) jobs.push_back(job(variants_[v], seed, more));
+      for (const int64_t seed : config_.seeds) jobs.push_back(job(variants_[v], seed, search.more));
     }
     return train(jobs);
   }

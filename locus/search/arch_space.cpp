@@ -6,7 +6,6 @@
 
 #include "locus/base/error.h"
 #include "locus/base/format.h"
-#include "locus/moe/domain_groups.h"
 
 namespace locus::search {
 namespace {
@@ -78,6 +77,7 @@ ArchSpace::ArchSpace(const model::ModelConfig& model, const moe::MoeConfig& moe,
   const bool slots_stay = !why_slots_stay(moe, router_options).empty();
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     const model::LayerConfig& layer = layers_.emplace_back(model::layer_config(model, moe, i));
+    domain_groups_.push_back(moe::parse_domain_groups(layer.moe.domain_groups));
     if (layer.has_attention) {
       if (options.depth) add_group(UnitKind::kAttention, i, 1, 0);
       // A norm over all heads would be another one with fewer.
@@ -156,14 +156,15 @@ std::pair<int64_t, int64_t> ArchSpace::channels_of(const Unit& unit) const {
 
 bool ArchSpace::leaves_domains(const Mask& mask, const UnitGroup& experts, size_t without) const {
   const model::LayerConfig& own = layers_[static_cast<size_t>(experts.layer)];
-  if (own.moe.domain_groups.empty()) return true;
+  const auto& groups = domain_groups_[static_cast<size_t>(experts.layer)];
+  if (groups.empty()) return true;
   std::vector<uint8_t> is_left(static_cast<size_t>(own.moe.num_experts));
   for (size_t unit = experts.begin; unit < experts.end; ++unit) {
     if (mask[unit] == 0 || unit == without) continue;
     for (const int64_t expert : experts_of(units_[unit])) is_left[static_cast<size_t>(expert)] = 1;
   }
   const int64_t needed = top_k_left(mask, experts.layer);
-  for (const moe::DomainGroup& group : moe::parse_domain_groups(own.moe.domain_groups)) {
+  for (const moe::DomainGroup& group : groups) {
     const auto left = std::count_if(group.experts.begin(), group.experts.end(), [&](int64_t e) {
       return is_left[static_cast<size_t>(e)] != 0;
     });

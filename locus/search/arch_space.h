@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "locus/moe/domain_groups.h"
 #include "locus/search/model_cut.h"
 
 namespace locus::search {
@@ -102,6 +103,7 @@ class ArchSpace {
   moe::MoeConfig moe_;
   ArchOptions options_;
   std::vector<model::LayerConfig> layers_;
+  std::vector<std::vector<moe::DomainGroup>> domain_groups_;  // of each layer
   std::vector<Unit> units_;
   std::vector<UnitGroup> groups_;
   std::vector<size_t> group_of_;

@@ -131,7 +131,7 @@ struct Off {
 
 // A smaller model of this step.
 struct JointStage::Net {
-  double budget = 0;
+  size_t budget = 0;  // its place in budgets_
   double loss = 0;  // cross entropy of the step's micro-batches so far
   Mask mask;
   ModelCut cut;
@@ -162,23 +162,23 @@ JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
   };
   LOCUS_CHECK(has_size(state.importance) && has_size(state.gates.logits),
               "the state of a joint stage is of another model");
-  for (const double budget : budgets_) {  // before any step: what cannot be reached
-    const std::vector<double> even(space_.units().size());
-    choose_units(costs_, even, {parse_limit(format("flops={}", budget), costs_)}, space_.all());
+  for (const double budget : budgets_) {
+    limits_.push_back(parse_limit(format("flops={}", budget), costs_));
   }
+  // Before any step: what cannot be reached.
+  choose_units(costs_, std::vector<double>(space_.units().size()), {limits_.back()}, space_.all());
 }
 
 JointStage::~JointStage() = default;
 
-std::vector<Mask> JointStage::masks() const {
-  std::vector<Mask> out;
+const std::vector<Mask>& JointStage::masks() {
+  if (!masks_.empty()) return masks_;
   Mask candidates = space_.all();
-  for (const double budget : budgets_) {
-    const Limit limit = parse_limit(format("flops={}", budget), costs_);
+  for (const Limit& limit : limits_) {
     candidates = choose_units(costs_, state_.gates.logits, {limit}, candidates);
-    out.push_back(candidates);
+    masks_.push_back(candidates);
   }
-  return out;
+  return masks_;
 }
 
 double JointStage::begin_step(int64_t step) {
@@ -190,29 +190,15 @@ double JointStage::begin_step(int64_t step) {
   if (step < first_joint_step(config_, training_.max_steps)) return 1.0;
   if (state_.gates.logits.empty()) begin_joint_stage();
   learns_ = learns_gates(step);
-  if (learns_) kept_.clear();
-  const std::vector<Mask> settled = masks();
   for (const size_t budget : draw_budgets()) {
     if (learns_) {
-      const double begun =
-          static_cast<double>(step - first_joint_step(config_, training_.max_steps));
-      const double joint =
-          static_cast<double>(training_.max_steps - first_joint_step(config_, training_.max_steps));
-      const double left = std::max(0.0, 1 - begun / std::max(1.0, config_.gate_share * joint));
-      const uint64_t key = random_key({training_.seed, name_key("dance.gates"),
-                                       static_cast<uint64_t>(step), static_cast<uint64_t>(budget)});
-      const Limit limit = parse_limit(format("flops={}", budgets_[budget]), costs_);
-      const Mask mask =
-          choose_units(costs_, with_noise(state_.gates.logits, config_.gate_noise * left, key),
-                       {limit}, space_.all());
-      own_.push_back(make_net(budget, mask, /*is_gated=*/true));
+      own_.push_back(make_net(budget, noisy_mask(budget), /*is_gated=*/true));
       nets_.push_back(own_.back().get());
       continue;
     }
     std::unique_ptr<Net>& kept = kept_[budget];
-    if (!kept || kept->mask != settled[budget]) {
-      kept = make_net(budget, settled[budget], /*is_gated=*/false);
-    }
+    const Mask& mask = masks()[budget];
+    if (!kept || kept->mask != mask) kept = make_net(budget, mask, /*is_gated=*/false);
     nets_.push_back(kept.get());
   }
   for (Net* net : nets_) {
@@ -227,6 +213,19 @@ double JointStage::begin_step(int64_t step) {
     flops_per_token_ += 3 * costs_.cost(Resource::kFlops, costed);
   }
   return config_.full_weight;
+}
+
+// What is left where gates are learned: with noise that falls to 0 over these steps.
+Mask JointStage::noisy_mask(size_t budget) const {
+  const auto first = static_cast<double>(first_joint_step(config_, training_.max_steps));
+  const double learning =
+      config_.gate_share * (static_cast<double>(training_.max_steps) - first);
+  const double done = (static_cast<double>(step_) - first) / std::max(1.0, learning);
+  const uint64_t key = random_key({training_.seed, name_key("dance.gates"),
+                                   static_cast<uint64_t>(step_), static_cast<uint64_t>(budget)});
+  const double noise = config_.gate_noise * std::max(0.0, 1 - done);
+  return choose_units(costs_, with_noise(state_.gates.logits, noise, key), {limits_[budget]},
+                      space_.all());
 }
 
 // The smallest one, and one of the others.
@@ -251,9 +250,8 @@ std::unique_ptr<JointStage::Net> JointStage::make_net(size_t budget, const Mask&
   ModelCut cut = space_.to_cut(is_gated ? without_experts_and_slots(space_, mask) : mask);
   std::shared_ptr<model::Transformer> transformer = extract(whole_, cut);
   CutMap map(whole_, *transformer, cut);
-  auto net = std::make_unique<Net>(Net{budgets_[budget],
-                                       0,
-                                       mask,
+  if (!is_gated) share_weights(whole_, *transformer, map);  // a mask would set the whole one's to 0
+  auto net = std::make_unique<Net>(      Net{budget, 0, mask,
                                        std::move(cut),
                                        std::move(transformer),
                                        std::move(map),
@@ -319,7 +317,7 @@ void JointStage::add_gradients() {
   for (Net* net : nets_) losses.push_back(std::exchange(net->loss, 0));
   losses = summed(whole_.config().parallel.world.get(), losses);
   for (size_t i = 0; i < nets_.size(); ++i) {
-    Mean& mean = losses_[nets_[i]->budget];
+    Mean& mean = losses_[budgets_[nets_[i]->budget]];
     mean.sum += losses[i];
     ++mean.steps;
   }
@@ -341,13 +339,16 @@ void JointStage::learn_gates() {
     const UnitGradients own = unit_gradients(space_, whole_, *net->transformer, net->cut);
     std::vector<double> both = own.dense;
     for (size_t unit = 0; unit < both.size(); ++unit) both[unit] += own.experts[unit];
-    const Limit limit = parse_limit(format("flops={}", net->budget), costs_);
     const std::vector<double> of_net =
-        gate_gradient(costs_, state_.gates.logits, limit, config_.gate_temperature,
+        gate_gradient(costs_, state_.gates.logits, limits_[net->budget], config_.gate_temperature,
                       summed(parallel.world.get(), both));
     for (size_t unit = 0; unit < gradient.size(); ++unit) gradient[unit] += of_net[unit];
   }
+  // The step will be skipped: the guard sees the same gradients.
+  const auto is_finite = [](double value) { return std::isfinite(value); };
+  if (!std::all_of(gradient.begin(), gradient.end(), is_finite)) return;
   update_gates(state_.gates, gradient, config_.gate_lr);
+  masks_.clear();
 }
 
 void JointStage::see_gradients() {

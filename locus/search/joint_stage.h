@@ -69,7 +69,7 @@ class JointStage final : public train::ExtraPasses {
   const ArchSpace& space() const { return space_; }
   const CostModel& costs() const { return costs_; }
   // What is left under each budget, the largest first; nested. Once the joint stage has begun.
-  std::vector<Mask> masks() const;
+  const std::vector<Mask>& masks();
 
  private:
   struct Net;
@@ -77,6 +77,7 @@ class JointStage final : public train::ExtraPasses {
   void begin_joint_stage();
   bool learns_gates(int64_t step) const;
   std::vector<size_t> draw_budgets() const;
+  Mask noisy_mask(size_t budget) const;
   std::unique_ptr<Net> make_net(size_t budget, const Mask& mask, bool is_gated);
   void learn_gates();
 
@@ -87,6 +88,8 @@ class JointStage final : public train::ExtraPasses {
   const ArchSpace space_;
   const CostModel costs_;
   std::vector<double> budgets_;  // falling
+  std::vector<Limit> limits_;    // of them
+  std::vector<Mask> masks_;      // by the gates as they are; empty: to be chosen anew
   int64_t step_ = 0;
   double flops_per_token_ = 0;
   bool learns_ = false;

@@ -246,7 +246,9 @@ void copy_weights(const model::Transformer& whole, model::Transformer& part, con
   const at::NoGradGuard no_grad;
   const auto all = whole.named_parameters();
   const auto own = part.named_parameters();
-  for (const auto& [name, cut] : map.parameters()) own[name].copy_(CutMap::take(all[name], cut));
+  for (const auto& [name, cut] : map.parameters()) {
+    if (!own[name].is_alias_of(all[name])) own[name].copy_(CutMap::take(all[name], cut));
+  }
   const auto buffers = whole.named_buffers();
   for (const auto& item : part.named_buffers()) {
     if (item.key().find(".router.") != std::string::npos) continue;
@@ -254,6 +256,14 @@ void copy_weights(const model::Transformer& whole, model::Transformer& part, con
   }
   for (const auto& [layer, moe] : part.moe_layers()) {
     moe->router().cut_from(whole.moe_layer(layer).router());
+  }
+}
+
+void share_weights(const model::Transformer& whole, model::Transformer& part, const CutMap& map) {
+  const auto all = whole.named_parameters();
+  auto own = part.named_parameters();
+  for (const auto& [name, cut] : map.parameters()) {
+    if (cut.empty()) own[name].set_data(all[name].data());
   }
 }
 

@@ -72,6 +72,10 @@ class CutMap {
 // left.
 void copy_weights(const model::Transformer& whole, model::Transformer& part, const CutMap& map);
 
+// Parameters that no cut touches, embeddings above all, are from now on the whole model's own:
+// copy_weights() has less to do. Gradients stay apart.
+void share_weights(const model::Transformer& whole, model::Transformer& part, const CutMap& map);
+
 // The gradients of the smaller model's parameters are added to those of the whole one, and reset.
 void add_gradients(const model::Transformer& whole, model::Transformer& part, const CutMap& map);
 

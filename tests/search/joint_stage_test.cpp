@@ -106,7 +106,7 @@ TEST(JointStage, AddsUpWhatItsModelsWouldLearnAlone) {
 
   const model::BatchTensors batch = batch_of(config, 6);
   const at::Tensor teacher = own_pass(*whole, batch, settings.full_weight);
-  const std::vector<Mask> masks = stage.masks();
+  const std::vector<Mask>& masks = stage.masks();
   ASSERT_EQ(masks.size(), 2u);
   for (const Mask& mask : masks) {
     const ModelCut cut = stage.space().to_cut(mask);
