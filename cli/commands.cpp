@@ -263,8 +263,8 @@ void add_run(CLI::App& command, std::string* checkpoint, int64_t* num_threads) {
 void add_elastic(CLI::App& command, std::string* checkpoint, int64_t* max_batches,
                  int64_t* num_threads, std::string* target) {
   add_run(command, checkpoint, num_threads);
-  add_option(command,
-             {"--target", "this machine's latencies, of `locus measure-latency`", "FILE"}, target);
+  add_option(command, {"--target", "this machine's latencies, of `locus measure-latency`", "FILE"},
+             target);
   add_option(command,
              {"--max-batches", "batches of the run's validation data that losses are of; 0: all"},
              max_batches);
@@ -276,7 +276,10 @@ Action add_measure_latency(CLI::App& command) {
   add_option(command, {"--output", "file of the table, JSON", "FILE"}, &options->output)
       ->required();
   add_option(command, {"--batch-size", "sequences that generate together"}, &options->batch_size);
-  add_option(command, {"--context", "tokens that each of them has before"}, &options->context);
+  add_option(
+      command,
+      {"--context", "tokens that each of them has before; 0: 128, or as many as the model can"},
+      &options->context);
   return [options](std::ostream& out) { app::measure_latency(*options, out); };
 }
 
@@ -286,7 +289,9 @@ Action add_search(CLI::App& command) {
               &options->target);
   add_option(
       command,
-      {"--budgets", "shares of the whole model's forward FLOPs; those of the training if not given",
+      {"--budgets",
+       "share of the whole model's forward FLOPs, may be repeated; those of the training if not "
+       "given",
        "SHARE"},
       &options->budgets);
   add_option(command, {"--output", "also write a page and a picture into this folder", "FOLDER"},
@@ -483,7 +488,7 @@ constexpr CommandEntry kCommands[] = {
      "what each layer keeps. A run whose settings have dance.budgets trains them together.",
      R"(Examples:
   locus search runs/elastic
-  locus search runs/elastic --budgets 0.3 0.6 --output family
+  locus search runs/elastic --budgets 0.3 --budgets 0.6 --output family
 )",
      add_search, true},
     {"extract", "take a smaller model out of a trained one",

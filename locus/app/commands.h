@@ -109,7 +109,7 @@ struct SearchOptions {
   std::string checkpoint;       // run folder or checkpoint
   std::vector<double> budgets;  // shares of the forward FLOPs; empty: those of the training
   std::string target;           // file of measure_latency(): latencies are told, too
-  std::string output;           // folder of search.md and front.svg; empty: none
+  std::string output;           // folder of search.md and its pictures; empty: none
   int64_t max_batches = 0;      // of the validation data; 0: all
   int64_t num_threads = 0;
 };
@@ -121,7 +121,7 @@ struct MeasureLatencyOptions {
   std::string checkpoint;  // run folder, checkpoint or model folder: the whole model
   std::string output;      // JSON
   int64_t batch_size = 1;  // sequences that generate together
-  int64_t context = 128;   // tokens that each has before
+  int64_t context = 0;     // tokens that each has before; 0: 128, or as many as the model can
   int64_t num_threads = 0;
 };
 void measure_latency(const MeasureLatencyOptions& options, std::ostream& out);

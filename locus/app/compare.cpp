@@ -172,8 +172,8 @@ class Comparison {
     }
   }
 
-  // How many steps of a variant cost as much as the budget: what a step costs may depend on how many
-  // there are, so by the last two tries.
+  // How many steps of a variant cost as much as the budget: what a step costs may depend on how
+  // many there are, so by the last two tries.
   struct Search {
     double steps = 0, cost = 0, per_step = 0;
     std::vector<std::string> more;  // settings; empty: as many steps as the first variant

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "locus/app/describe.h"
+#include "locus/app/elastic.h"
 #include "locus/app/session.h"
 #include "locus/base/format.h"
 
@@ -25,6 +26,7 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
                     short_number(static_cast<double>(source->num_tokens())));
     }
   }
+  check_dance_budgets(config);
   out << describe_model(config, num_ranks);
 }
 

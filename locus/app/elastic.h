@@ -29,9 +29,10 @@ class ElasticModel {
   ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches,
                const std::string& target);
 
-  // Of the choices that the gates and importance make, the one with the lower loss; within
-  // `candidates`, so that the model is inside a larger one.
-  SmallerModel choose(const std::vector<search::Limit>& limits, const search::Mask& candidates);
+  // Of the choices that the gates and importance make, the one with the lower loss. The gates'
+  // choice under a limit of FLOPs is inside the models of larger budgets that were trained, as they
+  // were.
+  SmallerModel choose(const std::vector<search::Limit>& limits);
   // Its loss as it is.
   double whole_loss();
 
@@ -43,6 +44,7 @@ class ElasticModel {
 
  private:
   double loss_of(model::Transformer& transformer);
+  search::Mask trained_candidates(const std::vector<search::Limit>& limits) const;
 
   LoadedModel loaded_;
   int64_t max_batches_;
@@ -55,6 +57,13 @@ class ElasticModel {
 
 // What a joint stage is to know of a run's costs.
 search::CostSettings cost_settings(const RunConfig& config);
+
+// --num-threads as it is; ConfigError where it is no number of threads.
+int64_t check_threads(int64_t num_threads);
+
+// ConfigError, by name, where a model of dance.budgets cannot be that small; the vocabulary is
+// settled.
+void check_dance_budgets(const RunConfig& config);
 
 // The file of a checkpoint that a joint stage goes on with.
 inline constexpr const char* kDanceFile = "dance.json";

@@ -84,15 +84,15 @@ void extract(const ExtractOptions& options, std::ostream& out) {
   if (options.budgets.empty()) {
     throw ConfigError("--budget: say what the model may cost, as flops=0.5 or parameters=20M");
   }
+  if (options.output.empty()) throw ConfigError("--output: name a folder");
   check_empty(options.output);
   watch_signals();
-  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches,
-                     options.target);
+  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches, options.target);
   std::vector<search::Limit> limits;
   for (const std::string& text : options.budgets) {
     limits.push_back(search::parse_limit(text, whole.costs()));
   }
-  const SmallerModel part = whole.choose(limits, whole.space().all());
+  const SmallerModel part = whole.choose(limits);
   RunConfig config =
       parse_run_config("the settings of this run", to_toml(whole.loaded().config), {});
   std::tie(config.model, config.moe) = search::cut_config(config.model, config.moe, part.cut);

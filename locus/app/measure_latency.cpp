@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ostream>
 
 #include "locus/app/commands.h"
@@ -27,8 +28,8 @@ std::vector<double> spread(int64_t least, int64_t most, int64_t count) {
   std::vector<double> points;
   count = std::min(count, most - least + 1);
   for (int64_t i = 0; i < count; ++i) {
-    points.push_back(static_cast<double>(
-        count == 1 ? most : least + i * (most - least) / (count - 1)));
+    points.push_back(
+        static_cast<double>(count == 1 ? most : least + i * (most - least) / (count - 1)));
   }
   return points;
 }
@@ -47,8 +48,8 @@ double token_s(const RunConfig& config, const search::ModelCut& cut, int64_t bat
   // Other tokens each time, which go to other experts: weights that are always the same would stay
   // in the cache.
   constexpr int64_t kTokens = 64;
-  const at::Tensor ids = at::randint(shape.model.vocab_size, {kTokens, batch_size, 1},
-                                     at::TensorOptions(at::kLong));
+  const at::Tensor ids =
+      at::randint(shape.model.vocab_size, {kTokens, batch_size, 1}, at::TensorOptions(at::kLong));
   const std::vector<int64_t> one(static_cast<size_t>(batch_size), 1);
   std::vector<double> seconds;
   double total = 0;
@@ -68,9 +69,25 @@ double token_s(const RunConfig& config, const search::ModelCut& cut, int64_t bat
 }
 
 std::vector<int64_t> first(double count) {
-  std::vector<int64_t> numbers;
-  for (int64_t i = 0; i < static_cast<int64_t>(count); ++i) numbers.push_back(i);
-  return numbers;
+  return search::first_numbers(static_cast<int64_t>(count));
+}
+
+// As far as a router takes fewer than the layer has.
+struct ExpertAxes {
+  std::vector<double> top_k, experts;
+};
+
+ExpertAxes expert_axes(const RunConfig& config, const search::LayerLatency& layer) {
+  const OptionSet& options = config.chosen_router_options();
+  const bool slots_stay = !search::why_slots_stay(config.moe, options).empty();
+  const bool experts_stay =
+      !search::why_experts_stay(options).empty() || !config.moe.domain_groups.empty();
+  const auto factor = static_cast<int64_t>(std::ceil(config.moe.router.capacity_factor));
+  const int64_t least = experts_stay
+                            ? layer.experts
+                            : std::min(layer.experts, std::max({layer.top_k, factor, int64_t{1}}));
+  return {spread(slots_stay ? layer.top_k : 1, layer.top_k, layer.top_k),
+          spread(least, layer.experts, 2)};
 }
 
 // Measures a branch of layers that are alike by what it adds to the model around it, so that caches
@@ -90,22 +107,21 @@ class Measurement {
     search::LatencyGrid grid{{spread(1, heads, kMostHeadPoints)}, {}};
     const double none_s = with(layers, [](search::LayerCut& cut) { cut.heads.clear(); });
     for (const double count : grid.axes[0]) {
-      const double seconds =
-          with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
+      const double seconds = with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
       grid.seconds.push_back(share_of(layers, seconds - none_s));
     }
     return grid;
   }
 
-  search::LatencyGrid feed_forward(const std::vector<size_t>& layers, int64_t channels,
-                                   int64_t experts, int64_t top_k) {
+  search::LatencyGrid feed_forward(const std::vector<size_t>& layers,
+                                   const search::LayerLatency& layer) {
     const std::vector<double> widths =
-        spread(std::max<int64_t>(1, channels / 8), channels, kChannelPoints);
+        spread(std::max<int64_t>(1, layer.channels / 8), layer.channels, kChannelPoints);
     const double none_s = with(layers, [](search::LayerCut& cut) {
       cut.channels.clear();
       cut.experts.clear();
     });
-    if (experts == 0) {
+    if (layer.experts == 0) {
       search::LatencyGrid grid{{widths}, {}};
       for (const double width : widths) {
         const double seconds =
@@ -114,7 +130,8 @@ class Measurement {
       }
       return grid;
     }
-    search::LatencyGrid grid{{widths, spread(1, top_k, top_k), spread(top_k, experts, 2)}, {}};
+    const ExpertAxes axes = expert_axes(config_, layer);
+    search::LatencyGrid grid{{widths, axes.top_k, axes.experts}, {}};
     for (const double width : grid.axes[0]) {
       for (const double k : grid.axes[1]) {
         for (const double count : grid.axes[2]) {
@@ -168,32 +185,38 @@ double reckoned_s(const search::LatencyTable& table, const RunConfig& config) {
 }  // namespace
 
 void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
-  if (options.batch_size < 1 || options.context < 1) {
-    throw ConfigError("--batch-size {} and --context {} must be at least 1", options.batch_size,
-                      options.context);
+  constexpr int64_t kMostSequences = 65536;
+  if (options.batch_size < 1 || options.batch_size > kMostSequences || options.context < 0) {
+    throw ConfigError("--batch-size {} must be 1 to {}, --context {} 0 or more", options.batch_size,
+                      kMostSequences, options.context);
   }
   watch_signals();
   const ModelFolder folder = resolve_model_folder(options.checkpoint);
   RunConfig config = folder_config(folder);
   if (!config.model.is_decoder()) {
-    throw ConfigError("{}: is no decoder (model.num_encoder_layers = {}), which has no token to "
-                      "generate",
-                      folder.text(), config.model.num_encoder_layers);
+    throw ConfigError(
+        "{}: is no decoder (model.num_encoder_layers = {}), which has no token to "
+        "generate",
+        folder.text(), config.model.num_encoder_layers);
   }
+  constexpr int64_t kContext = 128;
+  const int64_t context = options.context > 0
+                              ? options.context
+                              : std::min(kContext, config.model.max_position_embeddings - 1);
   if (options.context + 1 > config.model.max_position_embeddings) {
     throw ConfigError("--context {} is over model.max_position_embeddings = {} - 1",
                       options.context, config.model.max_position_embeddings);
   }
-  set_threads(options.num_threads);
+  set_threads(check_threads(options.num_threads));
   search::LatencyTable table;
   table.machine = train::machine_name();
   table.dtype = config.train.dtype;
   table.model = search::latency_model_text(config.model, config.moe);
   table.num_threads = at::get_num_threads();
   table.batch_size = options.batch_size;
-  table.context = options.context;
+  table.context = context;
   ProgressBar bar("shapes", 0);
-  Measurement measurement(config, options.batch_size, options.context, bar);
+  Measurement measurement(config, options.batch_size, context, bar);
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
     const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
     const bool is_known =
@@ -209,11 +232,12 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
     }
     if (own.heads > 0) own.attention = measurement.attention(alike, own.heads);
     if (own.channels > 0) {
-      own.feed_forward = measurement.feed_forward(alike, own.channels, own.experts, own.top_k);
+      own.feed_forward = measurement.feed_forward(alike, own);
     }
     table.layers.push_back(std::move(own));
   }
-  // Embeddings and logits, and what branches save each other: the whole model is reckoned as it was.
+  // Embeddings and logits, and what branches save each other: the whole model is reckoned as it
+  // was.
   table.constant_s = measurement.whole_s() - reckoned_s(table, config);
   bar.finish();
   write_file_atomic(options.output, search::to_json(table));

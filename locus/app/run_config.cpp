@@ -319,6 +319,11 @@ void check_dance(const RunConfig& config, Problems& out) {
   out.add_if(parallel.use_distributed_optimizer,
              "dance.budgets: not with parallel.use_distributed_optimizer, where no rank has all of "
              "a gradient");
+  const int64_t ep = parallel.expert_model_parallel_size;
+  out.add_if(
+      dance.expert_ranks > 0 && ep > 0 && dance.expert_ranks % ep != 0,
+      "dance.expert_ranks = {} is not a multiple of parallel.expert_model_parallel_size = {}",
+      dance.expert_ranks, ep);
   out.add_if(
       parallel.place_experts_interval > 0,
       "dance.budgets: not with parallel.place_experts_interval, which moves the experts that "
@@ -364,7 +369,7 @@ std::vector<std::string> RunConfig::problems() const {
   Problems out;
   check_model(model, data.sequence_length, out);
   check_moe(*this, out);
-  if (out.is_empty()) out.append(model::layer_problems(model, moe));
+  if (out.is_empty()) out.append(model::layer_problems(model, moe, chosen_router_options()));
   check_data(data, out);
   check_training(*this, out);
   check_evolution(*this, out);
@@ -532,6 +537,7 @@ bool makes_shape(const std::string& key) {
                                           "dance.budgets",
                                           "dance.block_size",
                                           "dance.depth",
+                                          "dance.expert_ranks",
                                           "evolve.num_experts",
                                           "moe.num_experts",
                                           "moe.domain_groups",

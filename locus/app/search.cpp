@@ -8,9 +8,11 @@
 #include "locus/app/commands.h"
 #include "locus/app/describe.h"
 #include "locus/app/elastic.h"
+#include "locus/app/kept_map.h"
 #include "locus/app/text_table.h"
 #include "locus/base/error.h"
 #include "locus/base/file.h"
+#include "locus/base/log.h"
 #include "locus/base/signals.h"
 #include "locus/compare/svg_chart.h"
 
@@ -44,8 +46,8 @@ double served_loss(const std::vector<Member>& family, const search::CostModel& c
 
 std::vector<std::vector<std::string>> table_of(const std::vector<Member>& family,
                                                const search::CostModel& costs) {
-  std::vector<std::vector<std::string>> rows{
-      {"budget", "FLOPs", "parameters", "memory", "exchange", "latency", "loss", "served", "chosen by"}};
+  std::vector<std::vector<std::string>> rows{{"budget", "FLOPs", "parameters", "memory", "exchange",
+                                              "latency", "loss", "served", "chosen by"}};
   for (const Member& one : family) {
     std::vector<std::string> row{format("{:.0f}%", one.budget * 100)};
     for (size_t r = 0; r < search::kNumResources; ++r) {
@@ -93,6 +95,13 @@ void write_page(const fs::path& folder, const ElasticModel& whole,
                                                                 "share of the FLOPs", {line}));
     text += "![Loss over cost](front.svg)\n\n";
   }
+  std::vector<KeptColumn> columns;
+  for (const Member& one : family) {
+    columns.push_back(
+        {format("{:.0f}%", one.budget * 100), whole.space().sizes(whole.space().active(one.mask))});
+  }
+  write_file_atomic(folder / "kept.svg", kept_map(columns.front().sizes, columns));
+  text += "![What each layer keeps](kept.svg)\n\n";
   for (const Member& one : family) {
     text += format("## {:.0f}%\n\n", one.budget * 100);
     const std::vector<std::string> lines = describe_cut(whole.space(), one.cut);
@@ -106,8 +115,7 @@ void write_page(const fs::path& folder, const ElasticModel& whole,
 
 void search(const SearchOptions& options, std::ostream& out) {
   watch_signals();
-  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches,
-                     options.target);
+  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches, options.target);
   std::vector<double> budgets = options.budgets;
   if (budgets.empty()) budgets = whole.dance().budgets;
   if (budgets.empty()) budgets = {0.25, 0.5, 0.75};
@@ -123,8 +131,13 @@ void search(const SearchOptions& options, std::ostream& out) {
   for (const double budget : budgets) {
     if (const int signal = received_signal()) throw Interrupted(signal);
     const search::Limit limit = search::parse_limit(format("flops={}", budget), whole.costs());
-    SmallerModel part = whole.choose({limit}, family.back().mask);
-    family.push_back({budget, part.rule, std::move(part.mask), std::move(part.cut), part.loss});
+    try {
+      SmallerModel part = whole.choose({limit});
+      family.push_back({budget, part.rule, std::move(part.mask), std::move(part.cut), part.loss});
+    } catch (const ConfigError& error) {
+      if (!options.budgets.empty()) throw;
+      log::warning("{}", error.what());  // not a budget that somebody asked for
+    }
   }
   const std::vector<std::vector<std::string>> rows = table_of(family, whole.costs());
   std::vector<std::string> headings = rows.front();

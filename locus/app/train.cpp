@@ -10,6 +10,7 @@
 #include "locus/app/commands.h"
 #include "locus/app/describe.h"
 #include "locus/app/dry_run.h"
+#include "locus/app/elastic.h"
 #include "locus/app/exchange_settings.h"
 #include "locus/app/ranks.h"
 #include "locus/app/run_identity.h"
@@ -102,6 +103,7 @@ void train(const TrainOptions& options, std::ostream& out) {
     tokenizer = data::load_tokenizer(path);
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
+    check_dance_budgets(config);
   });
   const Speed speed = measure(config, options.resume, launch, parallel);
   try {

@@ -266,6 +266,9 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   }
   const std::string file = (checkpoint.path / "config.toml").string();
   RunConfig past = parse_run_config(file, read_file(file), {});
+  if (config_.dance.expert_ranks == 0) {  // as it was settled at first
+    config_.dance.expert_ranks = phase_.dance.expert_ranks = past.dance.expert_ranks;
+  }
   const Fields before = past.fields();
   const Fields now = phase_.fields();
   for (size_t i = 0; i < now.size(); ++i) {
@@ -435,11 +438,16 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
 void TrainSession::make_joint_stage() {
   const bool is_last = progress_.phase() + 1 >= evolve::num_phases(config_.evolve);
   if (!config_.dance.is_on() || !is_last) return;
+  // From here on it does not depend on the layout: other ranks may go on with this run.
+  if (config_.dance.expert_ranks == 0) {
+    config_.dance.expert_ranks = config_.parallel.expert_model_parallel_size;
+  }
+  phase_.dance.expert_ranks = config_.dance.expert_ranks;
   joint_stage_ = std::make_unique<search::JointStage>(
       *transformer_, config_.dance,
       search::JointStage::Training{config_.train.max_steps,
                                    static_cast<uint64_t>(config_.train.seed), cost_settings(phase_),
-                                   config_.parallel.expert_model_parallel_size},
+                                   config_.dance.expert_ranks},
       joint_state_);
 }
 

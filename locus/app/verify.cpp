@@ -149,9 +149,17 @@ void add_evolution(RunConfig& config, const data::SampleSource& source, train::T
 }
 
 // One step to look at how important each unit is, then smaller models in each.
-void add_dance(const RunConfig& config, int64_t num_steps, train::TraceConfig& trace,
+void add_dance(const RunConfig& config, int64_t num_steps,
+               const std::vector<train::LayoutName>& layouts, train::TraceConfig& trace,
                std::vector<std::unique_ptr<search::JointState>>& states) {
   if (!config.dance.is_on()) return;
+  for (const train::LayoutName& layout : layouts) {
+    if (!layout.zero1 && !layout.moved) continue;
+    throw ConfigError(
+        "layout {}: smaller models (dance.budgets) are not trained with an optimiser's state that "
+        "is spread, nor with experts that move",
+        layout.text);
+  }
   if (num_steps < 2 || trace.after_step) {
     throw ConfigError(
         "verify trains smaller models (dance.budgets) from the second step on, with experts that "
@@ -192,7 +200,7 @@ void verify(const VerifyOptions& options, std::ostream& out) {
   train::TraceConfig trace = trace_config(config, options, *source);
   add_evolution(config, *source, trace);
   std::vector<std::unique_ptr<search::JointState>> joint_states;
-  add_dance(config, options.steps, trace, joint_states);
+  add_dance(config, options.steps, layouts, trace, joint_states);
   for (const train::LayoutName& layout : layouts) train::check_layout(layout, trace);
   const double tolerance = trace.float64 ? kFloat64Tolerance : kFloat32Tolerance;
 

@@ -20,4 +20,10 @@ std::string vformat(std::string_view pattern, std::span<const FormatArg> args) {
   }
 }
 
+std::string_view trimmed(std::string_view text) {
+  const size_t begin = text.find_first_not_of(" \t");
+  if (begin == std::string_view::npos) return {};
+  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
+}
+
 }  // namespace locus

@@ -45,4 +45,7 @@ std::string format(std::string_view pattern, const Args&... args) {
   return vformat(pattern, erased);
 }
 
+// Without spaces and tabs at its ends.
+std::string_view trimmed(std::string_view text);
+
 }  // namespace locus

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
+#include <variant>
 
 #include "locus/base/fields.h"
 
@@ -30,6 +32,17 @@ class OptionSet {
   }
 
   const Fields& fields() const { return fields_; }
+
+  // The value of an option; null: there is none of this name and type.
+  template <class T>
+  T* find(std::string_view name) const {
+    for (const Field& field : fields_) {
+      if (field.path != name) continue;
+      T* const* found = std::get_if<T*>(&field.value);
+      return found == nullptr ? nullptr : *found;
+    }
+    return nullptr;
+  }
 
  private:
   std::shared_ptr<void> storage_;

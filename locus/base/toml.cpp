@@ -124,12 +124,6 @@ bool read_scalar(const toml::node& node, T& value) {
   return typed != nullptr;
 }
 
-std::string_view trimmed(std::string_view text) {
-  const size_t begin = text.find_first_not_of(" \t");
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
-}
-
 // The part of a dotted path before its last dot, with the dot ("moe.router."), and the part after.
 std::string parent_of(const std::string& path) { return path.substr(0, path.rfind('.') + 1); }
 std::string leaf_of(const std::string& path) { return path.substr(path.rfind('.') + 1); }

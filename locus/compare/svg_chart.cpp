@@ -70,13 +70,16 @@ std::string line_chart(const std::string& title, const std::string& x_title,
   const double width = kWidth - kLeft - kRight, height = kHeight - kTop - kBottom;
   const auto at_x = [&](double value) { return kLeft + width * x.place(value); };
   const auto at_y = [&](double value) { return kTop + height * (1 - y.place(value)); };
+  std::string clip = report::escape_html(x_title);  // an id, of this chart among others of a page
+  std::replace(clip.begin(), clip.end(), ' ', '-');
   std::string out = format(
-      "<svg viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" aria-label=\"{}\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" width=\"{}\" "
+      "role=\"img\" aria-label=\"{}\" "
       "font-family=\"system-ui,sans-serif\" font-size=\"12\" fill=\"currentColor\">\n"
       "<clipPath id=\"{}\"><rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"/></clipPath>\n"
       "<text x=\"{}\" y=\"22\" font-size=\"15\" font-weight=\"600\">{}</text>\n",
-      kWidth, kHeight, kWidth, report::escape_html(title), report::escape_html(x_title), kLeft,
-      kTop, width, height, kLeft, report::escape_html(title));
+      kWidth, kHeight, kWidth, report::escape_html(title), clip, kLeft, kTop, width, height, kLeft,
+      report::escape_html(title));
   for (const double tick : round_ticks(y.low, y.high, 5)) {
     out += format(
         "<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"currentColor\" "
@@ -101,8 +104,8 @@ std::string line_chart(const std::string& title, const std::string& x_title,
         "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\" "
         "clip-path=\"url(#{})\"/>\n<rect x=\"{}\" y=\"{}\" width=\"14\" height=\"4\" "
         "fill=\"{}\"/><text x=\"{}\" y=\"{}\">{}</text>\n",
-        points, colour, report::escape_html(x_title), kLeft + width + 16, legend_y - 6, colour,
-        kLeft + width + 36, legend_y, report::escape_html(lines[i].name));
+        points, colour, clip, kLeft + width + 16, legend_y - 6, colour, kLeft + width + 36,
+        legend_y, report::escape_html(lines[i].name));
   }
   return out + "</svg>\n";
 }

@@ -14,6 +14,7 @@
 #include "locus/base/version.h"
 #include "locus/io/json_check.h"
 #include "locus/io/safetensors_folder.h"
+#include "locus/model/layer_config.h"
 #include "locus/moe/router.h"
 
 namespace locus::model {
@@ -431,6 +432,8 @@ ConfigJson parse_config_json(const std::string& text, const std::string& source)
     throw DataError("{}: \"locus\": model.num_encoder_layers = {} of {} layers", source,
                     model.num_encoder_layers, model.num_hidden_layers);
   }
+  const auto problems = layer_problems(model, out.shape.moe, out.shape.router_options);
+  if (!problems.empty()) throw DataError("{}: \"locus\": {}", source, problems.front());
   return out;
 }
 

@@ -6,6 +6,7 @@
 #include "locus/base/format.h"
 #include "locus/moe/domain_groups.h"
 #include "locus/moe/expert_numbers.h"
+#include "locus/moe/router.h"
 
 namespace locus::model {
 namespace {
@@ -32,6 +33,7 @@ void cut_experts(const std::string& text, LayerConfig& layer) {
   LOCUS_CHECK(!layer.kept_experts.empty(), "moe.experts_per_layer holds \"{}\"", text);
   layer.moe.num_experts = std::ssize(layer.kept_experts);
   layer.moe.domain_groups = cut_domain_groups(layer.moe.domain_groups, layer.kept_experts);
+  layer.moe.num_domain_groups = 0;  // they have been dealt
 }
 
 }  // namespace
@@ -88,6 +90,31 @@ LayerConfig layer_config(const ModelConfig& model, const moe::MoeConfig& moe, in
   return layer;
 }
 
+void settle_lists(ModelConfig& model, moe::MoeConfig& moe) {
+  const auto clear_if_all = [](auto& list, const auto& value) {
+    if (std::all_of(list.begin(), list.end(), [&](const auto& one) { return one == value; })) {
+      list.clear();
+    }
+  };
+  clear_if_all(model.num_key_value_heads_per_layer, model.kv_heads());
+  clear_if_all(model.num_cross_key_value_heads_per_layer, model.kv_heads());
+  clear_if_all(moe.router.top_k_per_layer, moe.router.top_k);
+  const std::string all = moe.num_experts > 1    ? format("0-{}", moe.num_experts - 1)
+                          : moe.num_experts == 1 ? "0"
+                                                 : "";
+  for (std::string& text : moe.experts_per_layer) {
+    if (text == all) text.clear();
+  }
+  clear_if_all(moe.experts_per_layer, std::string());
+  bool is_said = true;
+  for (size_t i = 0; i < model.intermediate_size_per_layer.size(); ++i) {
+    const bool has_experts = is_moe_layer(moe, static_cast<int64_t>(i));
+    const int64_t whole = has_experts ? moe.intermediate_size : model.intermediate_size;
+    is_said = is_said && model.intermediate_size_per_layer[i] == whole;
+  }
+  if (is_said) model.intermediate_size_per_layer.clear();
+}
+
 bool is_uniform(const ModelConfig& model, const moe::MoeConfig& moe) {
   return model.num_key_value_heads_per_layer.empty() &&
          model.num_cross_key_value_heads_per_layer.empty() &&
@@ -99,7 +126,8 @@ namespace {
 
 class Problems {
  public:
-  Problems(const ModelConfig& model, const moe::MoeConfig& moe) : model_(model), moe_(moe) {}
+  Problems(const ModelConfig& model, const moe::MoeConfig& moe, const OptionSet& options)
+      : model_(model), moe_(moe), options_(options) {}
 
   std::vector<std::string> find() {
     numbers("model.num_key_value_heads_per_layer", model_.num_key_value_heads_per_layer,
@@ -112,6 +140,7 @@ class Problems {
       experts();
     }
     if (!model_.num_key_value_heads_per_layer.empty() && model_.qk_norm == "full") whole_heads();
+    if (texts_.empty() && !is_uniform(model_, moe_)) routers();
     return std::move(texts_);
   }
 
@@ -173,6 +202,19 @@ class Problems {
     }
   }
 
+  // Each layer's router, with the experts that it has left.
+  void routers() {
+    for (int64_t i = 0; i < model_.num_hidden_layers; ++i) {
+      const LayerConfig layer = layer_config(model_, moe_, i);
+      if (!layer.has_experts()) continue;
+      for (const std::string& problem :
+           moe::find_router(layer.moe.router.type)
+               .validate(layer.moe.router, layer.moe.num_experts, options_)) {
+        add("layer {}, as *_per_layer leave it: {}", i, problem);
+      }
+    }
+  }
+
   // The norm is over all heads of a layer: with fewer it would be another one.
   void whole_heads() {
     for (size_t i = 0; i < model_.num_key_value_heads_per_layer.size(); ++i) {
@@ -186,13 +228,15 @@ class Problems {
 
   const ModelConfig& model_;
   const moe::MoeConfig& moe_;
+  const OptionSet& options_;
   std::vector<std::string> texts_;
 };
 
 }  // namespace
 
-std::vector<std::string> layer_problems(const ModelConfig& model, const moe::MoeConfig& moe) {
-  return Problems(model, moe).find();
+std::vector<std::string> layer_problems(const ModelConfig& model, const moe::MoeConfig& moe,
+                                        const OptionSet& options) {
+  return Problems(model, moe, options).find();
 }
 
 }  // namespace locus::model

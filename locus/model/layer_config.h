@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "locus/base/options.h"
 #include "locus/model/config.h"
 #include "locus/moe/config.h"
 
@@ -30,8 +31,12 @@ LayerConfig layer_config(const ModelConfig& model, const moe::MoeConfig& moe, in
 // Whether all layers are as [model] and [moe] say: what public families can hold.
 bool is_uniform(const ModelConfig& model, const moe::MoeConfig& moe);
 
-// Problems of the lists, one text each.
-std::vector<std::string> layer_problems(const ModelConfig& model, const moe::MoeConfig& moe);
+// Lists that say what all layers have say nothing: they become empty.
+void settle_lists(ModelConfig& model, moe::MoeConfig& moe);
+
+// Problems of the lists, one text each. `options`: of the router.
+std::vector<std::string> layer_problems(const ModelConfig& model, const moe::MoeConfig& moe,
+                                        const OptionSet& options);
 
 // True where layer `index` (from 0) has experts, unless its feed-forward branch was cut.
 bool is_moe_layer(const moe::MoeConfig& config, int64_t index);

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <utility>
 
-#include "locus/base/format.h"
 #include "locus/base/toml.h"
 #include "locus/model/layer_config.h"
 #include "locus/model/llama_names.h"
@@ -54,14 +53,6 @@ void assign(const FieldPointer& to, const FieldPointer& from) {
       to);
 }
 
-template <class T>
-T* option(const OptionSet& options, std::string_view name) {
-  for (const Field& field : options.fields()) {
-    if (field.path == name) return std::get<T*>(field.value);
-  }
-  return nullptr;
-}
-
 OptionSet deep_copy(const std::string& router, const OptionSet& options) {
   OptionSet copy = moe::find_router(router).options();
   for (size_t i = 0; i < std::min(copy.fields().size(), options.fields().size()); ++i) {
@@ -99,41 +90,15 @@ void settle_layers(const ModelConfig& model, moe::MoeConfig& moe) {
                                                                       : std::move(layers);
 }
 
-// Lists that say what all layers have say nothing.
-void settle_lists(Shape& shape) {
-  const auto clear_if_all = [](auto& list, const auto& value) {
-    if (std::all_of(list.begin(), list.end(), [&](const auto& one) { return one == value; })) {
-      list.clear();
-    }
-  };
-  ModelConfig& model = shape.model;
-  moe::MoeConfig& moe = shape.moe;
-  clear_if_all(model.num_key_value_heads_per_layer, model.kv_heads());
-  clear_if_all(model.num_cross_key_value_heads_per_layer, model.kv_heads());
-  clear_if_all(moe.router.top_k_per_layer, moe.router.top_k);
-  std::string all = moe.num_experts > 0 ? format("0-{}", moe.num_experts - 1) : "";
-  for (std::string& text : moe.experts_per_layer) {
-    if (text == all) text.clear();
-  }
-  clear_if_all(moe.experts_per_layer, std::string());
-  bool is_said = true;
-  for (size_t i = 0; i < model.intermediate_size_per_layer.size(); ++i) {
-    const bool has_experts = is_moe_layer(moe, static_cast<int64_t>(i));
-    const int64_t whole = has_experts ? moe.intermediate_size : model.intermediate_size;
-    is_said = is_said && model.intermediate_size_per_layer[i] == whole;
-  }
-  if (is_said) model.intermediate_size_per_layer.clear();
-}
-
 // Where nothing but the scores takes part in the choice, the softmax over the chosen is the softmax
 // over all, normalised: groups and the bias of the balance compare other sums of logits than of
 // probabilities. One expert has nothing to normalise.
 void settle_weights(Shape& shape) {
-  bool* before = option<bool>(shape.router_options, "score_before_topk");
-  bool* normalised = option<bool>(shape.router_options, "norm_topk_prob");
+  bool* before = shape.router_options.find<bool>("score_before_topk");
+  bool* normalised = shape.router_options.find<bool>("norm_topk_prob");
   if (before == nullptr || normalised == nullptr) return;
-  const bool by_score_alone = *option<int64_t>(shape.router_options, "num_groups") <= 1 &&
-                              *option<double>(shape.router_options, "bias_update_rate") == 0;
+  const bool by_score_alone = *shape.router_options.find<int64_t>("num_groups") <= 1 &&
+                              *shape.router_options.find<double>("bias_update_rate") == 0;
   if (!*before && by_score_alone && shape.moe.router.top_k > 1) *before = *normalised = true;
   if (shape.moe.router.top_k == 1 || !*before) *normalised = false;
 }
@@ -169,7 +134,7 @@ Shape canonical(const Shape& shape) {
   out.model.head_dim = shape.model.head_size();
   settle_positions(out.model);
   settle_layers(out.model, out.moe);
-  settle_lists(out);
+  settle_lists(out.model, out.moe);
   const bool dense = !has_moe_layer(shape.model, shape.moe);
   if (dense) {
     out.moe = moe::MoeConfig();

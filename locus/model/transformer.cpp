@@ -85,7 +85,7 @@ Transformer::Transformer(const TransformerConfig& config) : config_(config) {
     if (!config_.domain_token_counts.empty()) domain_model_->fit(config_.domain_token_counts);
   }
   set_domain_names({});
-  initialize();
+  if (config_.is_drawn) initialize();
 }
 
 void Transformer::set_domain_names(const std::vector<std::string>& names) {

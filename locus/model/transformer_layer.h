@@ -38,6 +38,7 @@ struct TransformerConfig {
   std::vector<std::vector<int64_t>> domain_token_counts;
   comm::ParallelContext parallel;  // of the experts, this rank holds its part
   int64_t first_step = 0;          // from which it has these experts (moe/router.h)
+  bool is_drawn = true;            // false: weights come from elsewhere, and are garbage at first
 };
 
 std::shared_ptr<nn::Norm> make_norm(const ModelConfig& model);

@@ -7,18 +7,13 @@
 #include <set>
 
 #include "locus/base/error.h"
+#include "locus/base/format.h"
 #include "locus/moe/expert_numbers.h"
 
 namespace locus::moe {
 namespace {
 
 constexpr const char* kForm = "\"domain = 0-3\", or \"domain = 0, 2-3\"";
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
-  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
-  return text;
-}
 
 DomainGroup parse_group(const std::string& text) {
   // A name may hold the sign, numbers do not.

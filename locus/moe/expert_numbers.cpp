@@ -4,14 +4,10 @@
 #include <set>
 #include <utility>
 
+#include "locus/base/format.h"
+
 namespace locus::moe {
 namespace {
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && text.front() == ' ') text.remove_prefix(1);
-  while (!text.empty() && text.back() == ' ') text.remove_suffix(1);
-  return text;
-}
 
 std::optional<int64_t> number_of(std::string_view text) {
   text = trimmed(text);

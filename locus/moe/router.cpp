@@ -89,16 +89,30 @@ std::string join(const std::vector<std::string>& words, std::string_view separat
 
 }  // namespace
 
+std::vector<int64_t> Router::kept_rows(const Router& whole) const {
+  const std::vector<int64_t>& before = whole.context_.kept_experts;
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < context_.num_experts; ++i) {
+    const int64_t number =
+        context_.kept_experts.empty() ? i : context_.kept_experts[static_cast<size_t>(i)];
+    const auto found = std::find(before.begin(), before.end(), number);
+    LOCUS_CHECK(before.empty() || found != before.end(), "expert {} was cut before", number);
+    rows.push_back(before.empty() ? number : found - before.begin());
+  }
+  return rows;
+}
+
 void Router::cut_from(const Router& whole) {
   const at::NoGradGuard no_grad;
+  const at::Tensor rows = at::tensor(kept_rows(whole), at::kLong);
   const auto take = [&](const std::string& name, const at::Tensor& own, const at::Tensor& all) {
     if (own.sizes() == all.sizes()) {
       own.copy_(all);
       return;
     }
-    LOCUS_CHECK(own.dim() > 0 && all.size(0) == context_.num_experts_before,
+    LOCUS_CHECK(own.dim() > 0 && all.size(0) == whole.context_.num_experts,
                 "{} has no row for each expert", name);
-    own.copy_(all.index_select(0, at::tensor(context_.kept_experts, at::kLong).to(all.device())));
+    own.copy_(all.index_select(0, rows.to(all.device())));
   };
   const auto parameters = whole.named_parameters();
   for (const auto& item : named_parameters())

@@ -130,6 +130,7 @@ class Router : public torch::nn::Module {
   virtual void cut_from(const Router& whole);
 
   const RouterConfig& config() const { return config_; }
+  const RouterContext& context() const { return context_; }
 
   // Whether statistics of the coming forward passes are taken: what costs time is only then in
   // their Routing.
@@ -141,6 +142,10 @@ class Router : public torch::nn::Module {
   at::Tensor requested_E;
 
  protected:
+  // The rows of `whole`, which may have been cut before, that are this router's; all where none was
+  // cut from it.
+  std::vector<int64_t> kept_rows(const Router& whole) const;
+
   const RouterConfig config_;
   const RouterContext context_;
 };

@@ -14,7 +14,8 @@ struct Distillation {
 };
 
 // The teacher's are constants. All hidden states [T, D], weights [V, D]; label_T as in
-// linear_cross_entropy(). With label_share 1 it is that function.
+// linear_cross_entropy(); labels are not smoothed. With label_share 1 it is that function, but for
+// logits that hidden states of bfloat16 leave rounded.
 Distillation linear_distillation(const at::Tensor& hidden_TD, const at::Tensor& weight_VD,
                                  const at::Tensor& label_T, const at::Tensor& teacher_hidden_TD,
                                  const at::Tensor& teacher_weight_VD, double label_share);

@@ -1,7 +1,6 @@
 #include "locus/search/arch_space.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "locus/base/error.h"
@@ -14,19 +13,7 @@ constexpr auto kNames =
     std::to_array<std::string_view>({"head", "cross_head", "block", "expert", "slot", "attention",
                                      "cross_attention", "feed_forward"});
 
-template <class T>
-const T* option(const OptionSet& options, std::string_view name) {
-  for (const Field& field : options.fields()) {
-    if (field.path == name) {
-      if (T* const* found = std::get_if<T*>(&field.value)) return *found;
-    }
-  }
-  return nullptr;
-}
-
 }  // namespace
-
-std::string_view unit_kind_name(UnitKind kind) { return kNames[static_cast<size_t>(kind)]; }
 
 UnitKind branch_of(UnitKind kind) {
   switch (kind) {
@@ -41,12 +28,12 @@ UnitKind branch_of(UnitKind kind) {
 std::string why_slots_stay(const moe::MoeConfig& moe, const OptionSet& options) {
   const std::string& router = moe.router.type;
   const auto is = [&](std::string_view name, std::string_view value) {
-    const std::string* found = option<std::string>(options, name);
+    const std::string* found = options.find<std::string>(name);
     return found != nullptr && *found == value;
   };
   if (router == "top_k") {
-    const bool* normalised = option<bool>(options, "norm_topk_prob");
-    const bool* before = option<bool>(options, "score_before_topk");
+    const bool* normalised = options.find<bool>("norm_topk_prob");
+    const bool* before = options.find<bool>("score_before_topk");
     if (normalised != nullptr && *normalised) {
       return "moe.top_k.norm_topk_prob = true: the weights of a token sum to 1 whatever its top_k";
     }
@@ -56,18 +43,29 @@ std::string why_slots_stay(const moe::MoeConfig& moe, const OptionSet& options) 
     }
     return "";
   }
-  if (router == "xmoe" || router == "hash") return "";
+  if (router == "xmoe") return "";
+  if (router == "hash")
+    return "moe.router.type = \"hash\": each of top_k experts has the weight 1 / top_k";
   if (router == "locmoe" || router == "locmoe_plus") {
-    const double* temperature = option<double>(options, "temperature");
+    const double* temperature = options.find<double>("temperature");
     if ((temperature != nullptr && *temperature == 0) || !is("output_weight", "probability")) {
       return format(
           "moe.{0}.temperature and moe.{0}.output_weight are not set to a number and "
           "\"probability\": with one expert they are others than with several",
           router);
     }
+    if (router == "locmoe_plus" && moe.router.capacity_factor > 0) {
+      return "moe.router.capacity_factor limits what experts take, whatever the tokens ask for";
+    }
     return "";
   }
   return format("moe.router.type = \"{}\" has no top_k to cut", router);
+}
+
+std::string why_experts_stay(const OptionSet& options) {
+  const int64_t* groups = options.find<int64_t>("num_groups");
+  if (groups == nullptr || *groups <= 1) return "";
+  return format("num_groups = {}: the router chooses among equal groups of experts", *groups);
 }
 
 ArchSpace::ArchSpace(const model::ModelConfig& model, const moe::MoeConfig& moe,
@@ -102,13 +100,22 @@ ArchSpace::ArchSpace(const model::ModelConfig& model, const moe::MoeConfig& moe,
       throw ConfigError("layer {} has {} experts, not a multiple of the {} ranks", i,
                         layer.moe.num_experts, options.ep_size);
     }
-    add_group(UnitKind::kExpert, i, layer.moe.num_experts / options.ep_size, 1);
+    // An expert that may take more than all tokens is none.
+    const auto most_factor = static_cast<int64_t>(std::ceil(layer.moe.router.capacity_factor));
+    const int64_t least_experts = moe.router.type == "expert_choice" ? most_factor : 1;
+    if (why_experts_stay(router_options).empty()) {
+      add_group(UnitKind::kExpert, i, layer.moe.num_experts / options.ep_size,
+                std::max<int64_t>(1, (least_experts + options.ep_size - 1) / options.ep_size));
+    }
     if (!slots_stay) add_group(UnitKind::kSlot, i, layer.moe.router.top_k - 1, 0);
   }
+  groups_of_layer_.resize(layers_.size());
 }
 
 void ArchSpace::add_group(UnitKind kind, int64_t layer, int64_t count, int64_t floor) {
   if (count <= 0) return;
+  groups_of_layer_.resize(layers_.size());
+  groups_of_layer_.back().push_back(groups_.size());
   groups_.push_back({kind, layer, units_.size(), units_.size() + static_cast<size_t>(count),
                      std::min(floor, count)});
   for (int64_t i = 0; i < count; ++i) {
@@ -118,8 +125,8 @@ void ArchSpace::add_group(UnitKind kind, int64_t layer, int64_t count, int64_t f
 }
 
 const UnitGroup* ArchSpace::find_group(UnitKind kind, int64_t layer) const {
-  for (const UnitGroup& group : groups_) {
-    if (group.kind == kind && group.layer == layer) return &group;
+  for (const size_t g : groups_of_layer_[static_cast<size_t>(layer)]) {
+    if (groups_[g].kind == kind) return &groups_[g];
   }
   return nullptr;
 }
@@ -222,14 +229,21 @@ bool ArchSpace::can_add(const Mask& mask, size_t unit) const {
 Mask ArchSpace::active(const Mask& mask) const {
   Mask out = mask;
   for (const UnitGroup& branch : groups_) {
-    if (branch_of(branch.kind) != branch.kind || mask[branch.begin] != 0) continue;
-    for (size_t unit = 0; unit < units_.size(); ++unit) {
-      if (units_[unit].layer == branch.layer && branch_of(units_[unit].kind) == branch.kind) {
-        out[unit] = 0;
-      }
+    if (branch_of(branch.kind) == branch.kind && mask[branch.begin] == 0) {
+      drop_branch(out, branch.begin);
     }
   }
   return out;
+}
+
+void ArchSpace::drop_branch(Mask& mask, size_t unit) const {
+  const UnitGroup& branch = group_of(unit);
+  for (const size_t g : groups_of_layer_[static_cast<size_t>(branch.layer)]) {
+    const UnitGroup& group = groups_[g];
+    if (branch_of(group.kind) != branch.kind) continue;
+    std::fill(mask.begin() + static_cast<std::ptrdiff_t>(group.begin),
+              mask.begin() + static_cast<std::ptrdiff_t>(group.end), uint8_t{0});
+  }
 }
 
 ModelCut ArchSpace::to_cut(const Mask& mask) const {
@@ -267,31 +281,29 @@ ModelCut ArchSpace::to_cut(const Mask& mask) const {
         break;
     }
   }
-  // Experts without a channel are none.
-  for (LayerCut& own : cut) {
-    if (own.channels.empty()) own.experts.clear();
+  for (size_t i = 0; i < cut.size(); ++i) {
+    if (cut[i].channels.empty()) cut[i].experts.clear();  // without a channel they are none
+    LOCUS_CHECK(cut[i].channels.empty() || !layers_[i].has_experts() || !cut[i].experts.empty(),
+                "channels of no expert are left of layer {}", i);
   }
   return cut;
 }
 
 template <class Values>
-std::vector<LayerSizes> ArchSpace::sizes_of(const Values& values) const {
-  std::vector<LayerSizes> out;
-  for (const model::LayerConfig& layer : layers_) {
-    LayerSizes own;
-    own.attention = layer.has_attention;
-    own.heads = static_cast<double>(layer.model.num_key_value_heads);
-    own.cross_attention = layer.has_cross_attention;
-    own.cross_heads = static_cast<double>(layer.cross_kv_heads);
-    own.feed_forward = layer.has_feed_forward;
-    if (layer.has_experts()) {
-      own.top_k = static_cast<double>(layer.moe.router.top_k);
-      own.experts = static_cast<double>(layer.moe.num_experts);
-    }
-    out.push_back(own);
+LayerSizes ArchSpace::sizes_of(const Values& values, size_t index) const {
+  const model::LayerConfig& layer = layers_[index];
+  LayerSizes own;
+  own.attention = layer.has_attention;
+  own.heads = static_cast<double>(layer.model.num_key_value_heads);
+  own.cross_attention = layer.has_cross_attention;
+  own.cross_heads = static_cast<double>(layer.cross_kv_heads);
+  own.feed_forward = layer.has_feed_forward;
+  if (layer.has_experts()) {
+    own.top_k = static_cast<double>(layer.moe.router.top_k);
+    own.experts = static_cast<double>(layer.moe.num_experts);
   }
-  for (const UnitGroup& group : groups_) {
-    LayerSizes& own = out[static_cast<size_t>(group.layer)];
+  for (const size_t g : groups_of_layer_[index]) {
+    const UnitGroup& group = groups_[g];
     double sum = 0, prefix = 1;
     for (size_t unit = group.begin; unit < group.end; ++unit) {
       const auto value = static_cast<double>(values[unit]);
@@ -316,13 +328,23 @@ std::vector<LayerSizes> ArchSpace::sizes_of(const Values& values) const {
       case UnitKind::kFeedForward: own.feed_forward = sum; break;
     }
   }
+  return own;
+}
+
+LayerSizes ArchSpace::layer_sizes(const Mask& mask, size_t layer) const {
+  return sizes_of(mask, layer);
+}
+
+std::vector<LayerSizes> ArchSpace::sizes(const Mask& mask) const {
+  std::vector<LayerSizes> out;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) out.push_back(sizes_of(mask, layer));
   return out;
 }
 
-std::vector<LayerSizes> ArchSpace::sizes(const Mask& mask) const { return sizes_of(mask); }
-
 std::vector<LayerSizes> ArchSpace::expected_sizes(const std::vector<double>& p) const {
-  return sizes_of(p);
+  std::vector<LayerSizes> out;
+  for (size_t layer = 0; layer < layers_.size(); ++layer) out.push_back(sizes_of(p, layer));
+  return out;
 }
 
 }  // namespace locus::search

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "locus/moe/domain_groups.h"
@@ -22,8 +21,6 @@ enum class UnitKind {
   kCrossAttention,  // likewise
   kFeedForward,     // likewise
 };
-std::string_view unit_kind_name(UnitKind kind);
-
 struct Unit {
   UnitKind kind;
   int64_t layer = 0;
@@ -74,6 +71,8 @@ class ArchSpace {
   bool can_add(const Mask& mask, size_t unit) const;
   // Without the units of branches that are gone.
   Mask active(const Mask& mask) const;
+  // Without this branch and its units.
+  void drop_branch(Mask& mask, size_t unit) const;
 
   ModelCut to_cut(const Mask& mask) const;
   // The experts of an expert unit.
@@ -83,6 +82,7 @@ class ArchSpace {
 
   // Of a mask, or of probabilities p of each unit to be there, independent of each other.
   std::vector<LayerSizes> sizes(const Mask& mask) const;
+  LayerSizes layer_sizes(const Mask& mask, size_t layer) const;
   std::vector<LayerSizes> expected_sizes(const std::vector<double>& p) const;
 
   const model::ModelConfig& model() const { return model_; }
@@ -97,7 +97,7 @@ class ArchSpace {
   bool leaves_domains(const Mask& mask, const UnitGroup& experts, size_t without) const;
   int64_t top_k_left(const Mask& mask, int64_t layer) const;
   template <class Values>
-  std::vector<LayerSizes> sizes_of(const Values& values) const;
+  LayerSizes sizes_of(const Values& values, size_t index) const;
 
   model::ModelConfig model_;
   moe::MoeConfig moe_;
@@ -106,6 +106,7 @@ class ArchSpace {
   std::vector<std::vector<moe::DomainGroup>> domain_groups_;  // of each layer
   std::vector<Unit> units_;
   std::vector<UnitGroup> groups_;
+  std::vector<std::vector<size_t>> groups_of_layer_;
   std::vector<size_t> group_of_;
 };
 
@@ -116,5 +117,8 @@ UnitKind branch_of(UnitKind kind);
 // to 1, or that does otherwise with one expert than with several, computes something else with
 // fewer.
 std::string why_slots_stay(const moe::MoeConfig& moe, const OptionSet& router_options);
+
+// The same of its experts.
+std::string why_experts_stay(const OptionSet& router_options);
 
 }  // namespace locus::search

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <set>
 
 #include "locus/base/error.h"
 #include "locus/base/format.h"
@@ -21,6 +23,15 @@ std::vector<size_t> rising(const std::vector<double>& ranks) {
   return order;
 }
 
+// In the unit that a limit is given in.
+std::string cost_text(Resource resource, double cost) {
+  if (resource == Resource::kLatency) return format("{:.4g} ms", cost * 1e3);
+  const char* unit = resource == Resource::kMemory || resource == Resource::kExchange ? "B" : "";
+  if (cost >= 1e9) return format("{:.4g}G{}", cost / 1e9, unit);
+  if (cost >= 1e6) return format("{:.4g}M{}", cost / 1e6, unit);
+  return format("{:.4g}K{}", cost / 1e3, unit);
+}
+
 bool is_branch(UnitKind kind) { return branch_of(kind) == kind; }
 
 class Chooser {
@@ -33,62 +44,94 @@ class Chooser {
         order_(rising(ranks)),
         candidates_(candidates),
         mask_(candidates) {
-    find_small_groups();
+    for (const Limit& limit : limits_) {
+      std::vector<double>& own = by_layer_.emplace_back();
+      double sum = 0;
+      for (size_t layer = 0; layer < space_.layers().size(); ++layer) {
+        own.push_back(cost_of(limit, layer));
+        sum += own.back();
+      }
+      constant_.push_back(costs_.cost(limit.resource, mask_) - sum);
+    }
+    find_small_kinds();
   }
 
   Mask choose() {
     // What one unit leaves may let another one go: a slot, and then an expert.
     bool moves = true;
-    while (!fits(mask_) && moves) {
+    while (!fits() && moves) {
       moves = false;
       for (const size_t unit : order_) {
-        if (fits(mask_)) break;
+        if (fits()) break;
         if (stays(unit) || !space_.can_drop(mask_, unit)) continue;
-        mask_[unit] = 0;
-        mask_ = space_.active(mask_);
+        if (is_branch(space_.units()[unit].kind)) {
+          space_.drop_branch(mask_, unit);
+        } else {
+          mask_[unit] = 0;
+        }
+        update(unit);
         moves = true;
       }
     }
-    if (!fits(mask_)) refuse();
+    if (!fits()) refuse();
+    // A branch that is gone stays gone: it would come back bare.
     for (auto unit = order_.rbegin(); unit != order_.rend(); ++unit) {
-      if (candidates_[*unit] == 0 || !space_.can_add(mask_, *unit)) continue;
+      const bool is_wanted = candidates_[*unit] != 0 && !is_branch(space_.units()[*unit].kind);
+      if (!is_wanted || !space_.can_add(mask_, *unit)) continue;
       mask_[*unit] = 1;
-      if (!fits(mask_)) mask_[*unit] = 0;
+      update(*unit);
+      if (fits()) continue;
+      mask_[*unit] = 0;
+      update(*unit);
     }
     return mask_;
   }
 
  private:
-  bool fits(const Mask& mask) const {
-    return std::all_of(limits_.begin(), limits_.end(), [&](const Limit& limit) {
-      return costs_.cost(limit.resource, mask) <= limit.most;
-    });
+  double cost_of(const Limit& limit, size_t layer) const {
+    return costs_.of_layer(limit.resource, layer, space_.layer_sizes(mask_, layer)).cost;
+  }
+  // After this unit came or went.
+  void update(size_t unit) {
+    const auto layer = static_cast<size_t>(space_.units()[unit].layer);
+    for (size_t i = 0; i < limits_.size(); ++i) by_layer_[i][layer] = cost_of(limits_[i], layer);
+  }
+  double cost(size_t limit) const {
+    return std::accumulate(by_layer_[limit].begin(), by_layer_[limit].end(), constant_[limit]);
+  }
+  bool fits() const {
+    for (size_t i = 0; i < limits_.size(); ++i) {
+      if (cost(i) > limits_[i].most) return false;
+    }
+    return true;
   }
 
-  void find_small_groups() {
-    is_small_.assign(space_.units().size(), 1);
+  void find_small_kinds() {
     const std::vector<double> all(space_.units().size(), 1.0);
     for (const Limit& limit : limits_) {
       const std::vector<double> slopes = costs_.slopes(limit.resource, all);
-      for (const UnitGroup& group : space_.groups()) {
-        double sum = 0;
-        for (size_t unit = group.begin; unit < group.end; ++unit) sum += slopes[unit];
-        if (sum < kSmallShare * costs_.whole(limit.resource)) continue;
-        std::fill(is_small_.begin() + static_cast<std::ptrdiff_t>(group.begin),
-                  is_small_.begin() + static_cast<std::ptrdiff_t>(group.end), 0);
+      std::map<UnitKind, double> sums;
+      for (size_t unit = 0; unit < slopes.size(); ++unit) {
+        sums[space_.units()[unit].kind] += slopes[unit];
+      }
+      for (const auto& [kind, sum] : sums) {
+        if (sum >= kSmallShare * costs_.whole(limit.resource)) moving_.insert(kind);
       }
     }
   }
-  bool stays(size_t unit) const { return is_small_[unit] != 0; }
+  bool stays(size_t unit) const { return !moving_.contains(space_.units()[unit].kind); }
 
   [[noreturn]] void refuse() const {
     std::string text;
-    for (const Limit& limit : limits_) {
-      const double least = costs_.cost(limit.resource, mask_);
+    for (size_t i = 0; i < limits_.size(); ++i) {
+      const Limit& limit = limits_[i];
+      const double least = cost(i);
       if (least <= limit.most) continue;
-      text += format("{}budget {}: the least that can be left is {} = {:.4g}{}",
-                     text.empty() ? "" : "\n", limit.text, resource_name(limit.resource),
-                     least / costs_.whole(limit.resource), " of the whole model's");
+      const double share = std::ceil(1e4 * least / costs_.whole(limit.resource)) / 1e4;
+      text +=
+          format("{}budget {}: the least that can be left is {} = {:.4f} of the whole model's, {}",
+                 text.empty() ? "" : "\n", limit.text, resource_name(limit.resource), share,
+                 cost_text(limit.resource, least));
     }
     throw ConfigError("{}", text);
   }
@@ -99,7 +142,9 @@ class Chooser {
   const std::vector<size_t> order_;
   const Mask& candidates_;
   Mask mask_;
-  std::vector<uint8_t> is_small_;
+  std::vector<std::vector<double>> by_layer_;  // costs of each limit's resource
+  std::vector<double> constant_;
+  std::set<UnitKind> moving_;
 };
 
 }  // namespace

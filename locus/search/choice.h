@@ -18,8 +18,9 @@ std::vector<double> proportional_ranks(const ArchSpace& space,
 
 // Units drop by rising rank until all limits hold, floors kept; then those that still fit come
 // back by falling rank. Ties go by number. Only units of `candidates` are left: with those of a
-// larger budget, what is chosen for a smaller one is inside it. Groups that have under 0.5% of what
-// each limited cost is in all stay whole: dropping them would save next to nothing.
+// larger budget, what is chosen for a smaller one is inside it. Kinds of unit that have under 0.5%
+// of each limited cost stay whole: dropping them would save next to nothing. Branches that are gone
+// do not come back.
 // ConfigError where the limits are below what floors leave; it says what the least is.
 Mask choose_units(const CostModel& costs, const std::vector<double>& ranks,
                   const std::vector<Limit>& limits, const Mask& candidates);

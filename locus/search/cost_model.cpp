@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <numeric>
 
 #include "locus/base/error.h"
 #include "locus/model/size.h"
@@ -29,12 +28,6 @@ std::array<double, 2> line(Pair at, double low, double high) {
   if (at.low == at.high) return {low, 0};
   const double slope = (high - low) / static_cast<double>(at.high - at.low);
   return {low - slope * static_cast<double>(at.low), slope};
-}
-
-std::vector<int64_t> first(int64_t count) {
-  std::vector<int64_t> numbers(static_cast<size_t>(count));
-  std::iota(numbers.begin(), numbers.end(), int64_t{0});
-  return numbers;
 }
 
 }  // namespace
@@ -107,14 +100,14 @@ CostModel::Terms CostModel::terms_of(Resource resource, size_t layer) const {
   if (own.has_attention) {
     const double none = cost_of([](LayerCut& cut) { cut.heads.clear(); });
     const auto with = [&](int64_t heads) {
-      return cost_of([=](LayerCut& cut) { cut.heads = first(heads); }) - none;
+      return cost_of([=](LayerCut& cut) { cut.heads = first_numbers(heads); }) - none;
     };
     terms.attention = line(kHeads, with(kHeads.low), with(kHeads.high));
   }
   if (own.has_cross_attention) {
     const double none = cost_of([](LayerCut& cut) { cut.cross_heads.clear(); });
     const auto with = [&](int64_t heads) {
-      return cost_of([=](LayerCut& cut) { cut.cross_heads = first(heads); }) - none;
+      return cost_of([=](LayerCut& cut) { cut.cross_heads = first_numbers(heads); }) - none;
     };
     terms.cross_attention = line(kHeads, with(kHeads.low), with(kHeads.high));
   }
@@ -124,17 +117,22 @@ CostModel::Terms CostModel::terms_of(Resource resource, size_t layer) const {
     cut.experts.clear();
   });
   const bool has_experts = own.has_experts();
-  constexpr Pair kChannels{1, 2}, kTopK{1, 2};
+  constexpr Pair kChannels{1, 2};
+  // Between the least and the most that a token can have: routers may limit it in other ways.
+  const Pair top_ks{
+      std::max<int64_t>(
+          1, static_cast<int64_t>(space_.layer_sizes(Mask(space_.units().size()), layer).top_k)),
+      std::max<int64_t>(1, own.moe.router.top_k)};
   // One expert is a case of its own to some routers.
   const int64_t most = own.moe.num_experts;
   const Pair experts{std::max<int64_t>(1, std::min<int64_t>(2, most - 1)),
                      std::clamp<int64_t>(most, 1, 3)};
   const auto with = [&](int64_t channels, int64_t top_k, int64_t num_experts) {
     return cost_of([=](LayerCut& cut) {
-             cut.channels = first(channels);
+             cut.channels = first_numbers(channels);
              if (!has_experts) return;
              cut.top_k = top_k;
-             cut.experts = first(num_experts);
+             cut.experts = first_numbers(num_experts);
            }) -
            none;
   };
@@ -142,14 +140,14 @@ CostModel::Terms CostModel::terms_of(Resource resource, size_t layer) const {
   for (size_t c = 0; c < 2; ++c) {
     for (size_t k = 0; k < 2; ++k) {
       const int64_t channels = c == 0 ? kChannels.low : kChannels.high;
-      const int64_t top_k = k == 0 ? kTopK.low : kTopK.high;
+      const int64_t top_k = k == 0 ? top_ks.low : top_ks.high;
       value[c][k] =
           line(experts, with(channels, top_k, experts.low), with(channels, top_k, experts.high));
     }
   }
   for (size_t c = 0; c < 2; ++c) {
     for (size_t e = 0; e < 2; ++e) {
-      const auto of_k = line(kTopK, value[c][0][e], value[c][1][e]);
+      const auto of_k = line(top_ks, value[c][0][e], value[c][1][e]);
       value[c][0][e] = of_k[0];
       value[c][1][e] = of_k[1];
     }
@@ -164,7 +162,7 @@ CostModel::Terms CostModel::terms_of(Resource resource, size_t layer) const {
   return terms;
 }
 
-// Its slopes are those of the piece of the grid on either side.
+// Its slopes are those of the piece of the grid below, which a unit less lies in.
 LayerCost CostModel::latency_of_layer(size_t layer, const LayerSizes& sizes) const {
   constexpr double kStep = 1e-3;
   const auto seconds = [&](const LayerSizes& at) {
@@ -175,10 +173,9 @@ LayerCost CostModel::latency_of_layer(size_t layer, const LayerSizes& sizes) con
        {&LayerSizes::attention, &LayerSizes::heads, &LayerSizes::cross_attention,
         &LayerSizes::cross_heads, &LayerSizes::feed_forward, &LayerSizes::channels,
         &LayerSizes::top_k, &LayerSizes::experts}) {
-    LayerSizes up = sizes, down = sizes;
-    up.*size += kStep;
-    down.*size -= kStep;
-    out.slope.*size = (seconds(up) - seconds(down)) / (2 * kStep);
+    LayerSizes less = sizes;
+    less.*size -= kStep;
+    out.slope.*size = (out.cost - seconds(less)) / kStep;
   }
   return out;
 }
@@ -278,8 +275,10 @@ Limit parse_limit(const std::string& text, const CostModel& costs) {
   const size_t sign = text.find('=');
   const auto refuse = [&] {
     throw ConfigError(
-        "budget \"{}\": write a cost and its limit, as flops=0.5 (a share of the whole model's), "
-        "parameters=20M, memory=2GB, exchange=0.5 or latency=12ms",
+        "budget \"{}\": write a cost and its limit: a share of the whole model's (flops=0.5, "
+        "flops=50%), or a number (parameters=20M, memory=2GB, memory=2GiB, latency=12ms) with K, "
+        "M, G "
+        "or T, for bytes KB to TB or KiB to TiB, for latency s, ms or us",
         text);
   };
   if (sign == std::string::npos) refuse();
@@ -290,25 +289,37 @@ Limit parse_limit(const std::string& text, const CostModel& costs) {
   const auto [rest, error] = std::from_chars(begin, end, value);
   if (error != std::errc() || !(value > 0) || !std::isfinite(value)) refuse();
   static const std::map<std::string_view, double> kUnits{{"", 1},
+                                                         {"%", 0.01},
                                                          {"K", 1e3},
                                                          {"M", 1e6},
                                                          {"G", 1e9},
+                                                         {"T", 1e12},
+                                                         {"TB", 1e12},
+                                                         {"TiB", 1024.0 * 1024 * 1024 * 1024},
                                                          {"B", 1},
-      {"KB", 1e3},  {"MB", 1e6}, {"GB", 1e9}, {"KiB", 1024}, {"MiB", 1024.0 * 1024},
-      {"GiB", 1024.0 * 1024 * 1024}, {"s", 1}, {"ms", 1e-3}, {"us", 1e-6}};
+                                                         {"KB", 1e3},
+                                                         {"MB", 1e6},
+                                                         {"GB", 1e9},
+                                                         {"KiB", 1024},
+                                                         {"MiB", 1024.0 * 1024},
+                                                         {"GiB", 1024.0 * 1024 * 1024},
+                                                         {"s", 1},
+                                                         {"ms", 1e-3},
+                                                         {"us", 1e-6}};
   const std::string_view unit(rest, static_cast<size_t>(end - rest));
   const auto found = kUnits.find(unit);
   if (found == kUnits.end()) refuse();
   const bool is_time = unit.ends_with("s");
-  if (is_time != (limit.resource == Resource::kLatency) && !unit.empty()) refuse();
+  const bool is_number = unit.empty() || unit == "%";
+  if (is_time != (limit.resource == Resource::kLatency) && !is_number) refuse();
   if (limit.resource == Resource::kLatency && !costs.settings().latency) {
     throw ConfigError(
         "budget {}: needs a table of this machine's latencies; make one with `locus "
         "measure-latency`, and name it by --target",
         text);
   }
-  const bool is_share = unit.empty() && value <= 1;
-  limit.most = is_share ? value * costs.whole(limit.resource) : value * found->second;
+  const bool is_share = unit == "%" || (unit.empty() && value <= 1);
+  limit.most = value * found->second * (is_share ? costs.whole(limit.resource) : 1);
   return limit;
 }
 

@@ -5,15 +5,13 @@
 #include <memory>
 
 #include "locus/search/model_cut.h"
-#include "locus/train/optimizer.h"
 
 namespace locus::search {
 
-// With the weights that are left of the whole model's. On its layout, device and in its mode.
-std::shared_ptr<model::Transformer> extract(const model::Transformer& whole, const ModelCut& cut);
+// On the whole model's layout, device and in its mode, without weights yet: copy_weights().
+std::shared_ptr<model::Transformer> make_part(const model::Transformer& whole, const ModelCut& cut);
 
-// The state of an optimiser of the smaller model's becomes what is left of the whole one's, which
-// is not distributed.
-void extract_state(train::Optimizer& whole, train::Optimizer& part, const CutMap& map);
+// With the weights that are left of the whole model's.
+std::shared_ptr<model::Transformer> extract(const model::Transformer& whole, const ModelCut& cut);
 
 }  // namespace locus::search

@@ -38,14 +38,14 @@ double solve_threshold(const CostModel& costs, const std::vector<double>& logits
 
 std::vector<double> gate_gradient(const CostModel& costs, const std::vector<double>& logits,
                                   const Limit& limit, double temperature,
-                                  const std::vector<double>& mask_gradient) {
+                                  const std::vector<double>& mask_gradient, const Mask& is_known) {
   const double threshold = solve_threshold(costs, logits, limit, temperature);
   const std::vector<double> p = unit_probabilities(logits, threshold, temperature);
   const std::vector<double> cost_slope = costs.slopes(limit.resource, p);
   std::vector<double> slope;
   double gain = 0, cost = 0;
   for (size_t unit = 0; unit < p.size(); ++unit) {
-    slope.push_back(p[unit] * (1 - p[unit]) / temperature);
+    slope.push_back(is_known[unit] != 0 ? p[unit] * (1 - p[unit]) / temperature : 0);
     gain += slope[unit] * mask_gradient[unit];
     cost += slope[unit] * cost_slope[unit];
   }

@@ -20,10 +20,10 @@ double solve_threshold(const CostModel& costs, const std::vector<double>& logits
 // dLoss/dlogit from dLoss/dm of each unit, through the probabilities whose expected cost stays at
 // the limit: s_c (g_c - a_c (sum s g) / (sum s a)), with s = p (1 - p) / temperature and a = dC/dp
 // (the implicit function theorem). A unit rises where it gains more loss for its cost than the
-// mean.
+// mean. Units that are not `is_known` take no part, and stay.
 std::vector<double> gate_gradient(const CostModel& costs, const std::vector<double>& logits,
                                   const Limit& limit, double temperature,
-                                  const std::vector<double>& mask_gradient);
+                                  const std::vector<double>& mask_gradient, const Mask& is_known);
 
 // Logits with logistic noise of this scale, drawn by (key, unit) alone.
 std::vector<double> with_noise(const std::vector<double>& logits, double scale, uint64_t key);

@@ -108,8 +108,12 @@ std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) 
          config.gate_interval);
   add_if(config.calibration_steps < 1, "dance.calibration_steps = {} must be at least 1",
          config.calibration_steps);
-  add_if(!(config.gate_lr >= 0) || !(config.gate_noise >= 0) || !(config.gate_temperature > 0),
-         "dance.gate_lr = {} and gate_noise = {} must be 0 or more, gate_temperature = {} above 0",
+  constexpr double kMost = 1e3;
+  add_if(!(config.gate_lr >= 0 && config.gate_lr <= kMost) ||
+             !(config.gate_noise >= 0 && config.gate_noise <= kMost) ||
+             !(config.gate_temperature >= 1 / kMost && config.gate_temperature <= kMost),
+         "dance.gate_lr = {} and gate_noise = {} must be 0 to 1000, gate_temperature = {} 0.001 to "
+         "1000",
          config.gate_lr, config.gate_noise, config.gate_temperature);
   add_if(out.empty() && first_joint_step(config, max_steps) >= max_steps,
          "dance.begin = {} with dance.calibration_steps = {} leaves no joint step of "
@@ -132,7 +136,7 @@ struct Off {
 // A smaller model of this step.
 struct JointStage::Net {
   size_t budget = 0;  // its place in budgets_
-  double loss = 0;  // cross entropy of the step's micro-batches so far
+  double loss = 0;    // cross entropy of the step's micro-batches so far
   Mask mask;
   ModelCut cut;
   std::shared_ptr<model::Transformer> transformer;
@@ -160,8 +164,12 @@ JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
   const auto has_size = [&](const std::vector<double>& values) {
     return values.empty() || values.size() == space_.units().size();
   };
-  LOCUS_CHECK(has_size(state.importance) && has_size(state.gates.logits),
-              "the state of a joint stage is of another model");
+  if (!has_size(state.importance) || !has_size(state.gates.logits)) {
+    throw ConfigError(
+        "dance: the checkpoint's gates are of {} units, this model has {}: block_size, depth, "
+        "expert_ranks or the model are not what they were",
+        std::max(state.importance.size(), state.gates.logits.size()), space_.units().size());
+  }
   for (const double budget : budgets_) {
     limits_.push_back(parse_limit(format("flops={}", budget), costs_));
   }
@@ -187,8 +195,11 @@ double JointStage::begin_step(int64_t step) {
   nets_.clear();
   own_.clear();
   learns_ = false;
-  if (step < first_joint_step(config_, training_.max_steps)) return 1.0;
-  if (state_.gates.logits.empty()) begin_joint_stage();
+  // Once begun it goes on, whatever a resume makes of its first step.
+  if (state_.gates.logits.empty()) {
+    if (step < first_joint_step(config_, training_.max_steps)) return 1.0;
+    begin_joint_stage();
+  }
   learns_ = learns_gates(step);
   for (const size_t budget : draw_budgets()) {
     if (learns_) {
@@ -218,8 +229,7 @@ double JointStage::begin_step(int64_t step) {
 // What is left where gates are learned: with noise that falls to 0 over these steps.
 Mask JointStage::noisy_mask(size_t budget) const {
   const auto first = static_cast<double>(first_joint_step(config_, training_.max_steps));
-  const double learning =
-      config_.gate_share * (static_cast<double>(training_.max_steps) - first);
+  const double learning = config_.gate_share * (static_cast<double>(training_.max_steps) - first);
   const double done = (static_cast<double>(step_) - first) / std::max(1.0, learning);
   const uint64_t key = random_key({training_.seed, name_key("dance.gates"),
                                    static_cast<uint64_t>(step_), static_cast<uint64_t>(budget)});
@@ -241,22 +251,18 @@ bool JointStage::learns_gates(int64_t step) const {
   const int64_t first = first_joint_step(config_, training_.max_steps);
   const double share = static_cast<double>(step - first) /
                        static_cast<double>(std::max<int64_t>(1, training_.max_steps - first));
-  return config_.gate_lr > 0 && share < config_.gate_share &&
+  return config_.gate_lr > 0 && share >= 0 && share < config_.gate_share &&
          (step - first) % config_.gate_interval == 0;
 }
 
 std::unique_ptr<JointStage::Net> JointStage::make_net(size_t budget, const Mask& mask,
                                                       bool is_gated) {
   ModelCut cut = space_.to_cut(is_gated ? without_experts_and_slots(space_, mask) : mask);
-  std::shared_ptr<model::Transformer> transformer = extract(whole_, cut);
+  std::shared_ptr<model::Transformer> transformer = make_part(whole_, cut);
   CutMap map(whole_, *transformer, cut);
   if (!is_gated) share_weights(whole_, *transformer, map);  // a mask would set the whole one's to 0
-  auto net = std::make_unique<Net>(      Net{budget, 0, mask,
-                                       std::move(cut),
-                                       std::move(transformer),
-                                       std::move(map),
-                                       is_gated,
-                                       {}});
+  auto net = std::make_unique<Net>(
+      Net{budget, 0, mask, std::move(cut), std::move(transformer), std::move(map), is_gated, {}});
   if (!is_gated) return net;
   for (size_t unit = 0; unit < mask.size(); ++unit) {
     if (mask[unit] != 0) continue;
@@ -288,8 +294,10 @@ std::unique_ptr<JointStage::Net> JointStage::make_net(size_t budget, const Mask&
         net->turn_off(prefix + "cross_attn.o_proj.bias");
         break;
       case UnitKind::kFeedForward:
-        net->turn_off(block + "down_proj");
-        net->turn_off(block + "down_proj_bias");
+        for (const std::string& network : {block, prefix + "moe.shared_expert."}) {
+          net->turn_off(network + "down_proj");
+          net->turn_off(network + "down_proj_bias");
+        }
         break;
       case UnitKind::kExpert:
       case UnitKind::kSlot: break;
@@ -336,12 +344,19 @@ void JointStage::learn_gates() {
   const comm::ParallelContext& parallel = whole_.config().parallel;
   std::vector<double> gradient(space_.units().size());
   for (const Net* net : nets_) {
+    // A slot has no weights, and an expert that is not there no gradient.
+    Mask is_known = space_.all();
+    for (size_t unit = 0; unit < is_known.size(); ++unit) {
+      const UnitKind kind = space_.units()[unit].kind;
+      if (kind == UnitKind::kSlot) is_known[unit] = 0;
+      if (kind == UnitKind::kExpert) is_known[unit] = net->mask[unit];
+    }
     const UnitGradients own = unit_gradients(space_, whole_, *net->transformer, net->cut);
     std::vector<double> both = own.dense;
     for (size_t unit = 0; unit < both.size(); ++unit) both[unit] += own.experts[unit];
     const std::vector<double> of_net =
         gate_gradient(costs_, state_.gates.logits, limits_[net->budget], config_.gate_temperature,
-                      summed(parallel.world.get(), both));
+                      summed(parallel.world.get(), both), is_known);
     for (size_t unit = 0; unit < gradient.size(); ++unit) gradient[unit] += of_net[unit];
   }
   // The step will be skipped: the guard sees the same gradients.
@@ -353,6 +368,7 @@ void JointStage::learn_gates() {
 
 void JointStage::see_gradients() {
   const int64_t first = first_joint_step(config_, training_.max_steps);
+  if (!state_.gates.logits.empty()) return;
   if (step_ >= first - config_.calibration_steps && step_ < first) calibrate();
 }
 
@@ -370,7 +386,13 @@ void JointStage::calibrate() {
 }
 
 void JointStage::begin_joint_stage() {
-  LOCUS_CHECK(state_.calibrated_steps > 0, "the joint stage begins without importance of units");
+  if (state_.calibrated_steps == 0) {
+    throw ConfigError(
+        "dance: the joint stage would begin at step {} without having looked at any gradient "
+        "before; train.max_steps, dance.begin and dance.calibration_steps have to stay as they "
+        "were",
+        step_);
+  }
   state_.gates.logits = proportional_ranks(space_, state_.importance);
   std::string text;
   for (const double budget : budgets_) text += format("{}{}", text.empty() ? "" : ", ", budget);

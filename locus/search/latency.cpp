@@ -1,6 +1,8 @@
 #include "locus/search/latency.h"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "locus/base/error.h"
@@ -28,20 +30,24 @@ Between find(const std::vector<double>& points, double place) {
   return {high - 1, high, (place - points[high - 1]) / (points[high] - points[high - 1])};
 }
 
-json grid_json(const LatencyGrid& grid) {
-  return {{"axes", grid.axes}, {"seconds", grid.seconds}};
-}
+json grid_json(const LatencyGrid& grid) { return {{"axes", grid.axes}, {"seconds", grid.seconds}}; }
 
-LatencyGrid read_grid(const json& content, const std::string& source) {
+LatencyGrid read_grid(const json& content, size_t num_axes, const std::string& source) {
   LatencyGrid grid{content.at("axes").get<std::vector<std::vector<double>>>(),
                    content.at("seconds").get<std::vector<double>>()};
   size_t size = 1;
   for (const auto& axis : grid.axes) {
     size *= axis.size();
-    if (!std::is_sorted(axis.begin(), axis.end())) size = 0;
+    if (std::adjacent_find(axis.begin(), axis.end(), std::greater_equal<>()) != axis.end())
+      size = 0;
   }
-  if (grid.axes.empty() || size == 0 || size != grid.seconds.size()) {
-    throw DataError("{}: a grid has {} values for its axes", source, grid.seconds.size());
+  const auto is_time = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (!std::all_of(grid.seconds.begin(), grid.seconds.end(), is_time)) size = 0;
+  if (grid.axes.size() != num_axes || size == 0 || size != grid.seconds.size()) {
+    throw DataError(
+        "{}: a grid of {} directions with {} values; right are {} rising directions "
+        "and a time of 0 or more for each place",
+        source, grid.axes.size(), grid.seconds.size(), num_axes);
   }
   return grid;
 }
@@ -74,7 +80,7 @@ double LatencyTable::layer_s(const model::LayerConfig& layer, const LayerSizes& 
   if (layer.has_feed_forward) {
     const std::vector<double> place =
         layer.has_experts() ? std::vector<double>{sizes.channels, sizes.top_k, sizes.experts}
-                    : std::vector<double>{sizes.channels};
+                            : std::vector<double>{sizes.channels};
     sum += sizes.feed_forward * found->feed_forward.at(place);
   }
   return sum;
@@ -99,12 +105,15 @@ bool is_alike(const LayerLatency& latency, const model::LayerConfig& layer) {
 }
 
 std::string latency_model_text(const model::ModelConfig& model, const moe::MoeConfig& moe) {
-  return format("hidden {}, layers {}, heads {}/{} of {}, width {}, {}, vocabulary {}, experts {} of "
-                "width {}, {} by {}",
-                model.hidden_size, model.num_hidden_layers, model.num_attention_heads,
-                model.kv_heads(), model.head_size(), model.intermediate_size, model.hidden_act,
-                model.vocab_size, moe.num_experts, moe.intermediate_size, moe.router.top_k,
-                moe.router.type);
+  std::string text = format("hidden {}, {}, vocabulary {}, router {}, layers of", model.hidden_size,
+                            model.hidden_act, model.vocab_size, moe.router.type);
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    const LayerLatency own = latency_of_whole(model::layer_config(model, moe, i));
+    text += format("{} {} heads of {} x {}, width {}", i == 0 ? "" : ";", own.heads,
+                   model.heads_per_group(), model.head_size(), own.channels);
+    if (own.experts > 0) text += format(", {} of {} experts", own.top_k, own.experts);
+  }
+  return text;
 }
 
 std::string to_json(const LatencyTable& table) {
@@ -153,9 +162,9 @@ LatencyTable read_latency_table(const std::string& source, const std::string& te
                          one.at("top_k").get<int64_t>(),
                          {},
                          {}};
-      if (one.contains("attention")) layer.attention = read_grid(one.at("attention"), source);
-      if (one.contains("feed_forward")) {
-        layer.feed_forward = read_grid(one.at("feed_forward"), source);
+      if (layer.heads > 0) layer.attention = read_grid(one.at("attention"), 1, source);
+      if (layer.channels > 0) {
+        layer.feed_forward = read_grid(one.at("feed_forward"), layer.experts > 0 ? 3 : 1, source);
       }
       table.layers.push_back(std::move(layer));
     }
@@ -166,17 +175,19 @@ LatencyTable read_latency_table(const std::string& source, const std::string& te
 }
 
 void check_latency_table(const LatencyTable& table, const std::string& source,
-                         const std::string& machine, const std::string& dtype,
+                         const std::string& machine, const std::string& dtype, int64_t num_threads,
                          const std::string& model) {
   const auto check = [&](std::string_view what, const std::string& of_table,
                          const std::string& here) {
     if (of_table == here) return;
-    throw ConfigError("--target {}: was measured for another {} ({}; here: {}); measure again with "
-                      "`locus measure-latency`",
-                      source, what, of_table, here);
+    throw ConfigError(
+        "--target {}: was measured for another {} ({}; here: {}); measure again with "
+        "`locus measure-latency`",
+        source, what, of_table, here);
   };
   check("machine", table.machine, machine);
   check("dtype", table.dtype, dtype);
+  check("number of threads", std::to_string(table.num_threads), std::to_string(num_threads));
   check("model", table.model, model);
 }
 

@@ -21,7 +21,7 @@ struct LatencyGrid {
 // Layers that are alike before they are cut.
 struct LayerLatency {
   int64_t heads = 0, channels = 0, experts = 0, top_k = 0;  // experts 0: a dense layer
-  LatencyGrid attention;     // by key/value heads
+  LatencyGrid attention;                                    // by key/value heads
   LatencyGrid feed_forward;  // by channels, and with experts by top_k and experts, too
 };
 
@@ -49,7 +49,7 @@ LatencyTable read_latency_table(const std::string& source, const std::string& js
 
 // ConfigError where the table is of another machine, type or model.
 void check_latency_table(const LatencyTable& table, const std::string& source,
-                         const std::string& machine, const std::string& dtype,
+                         const std::string& machine, const std::string& dtype, int64_t num_threads,
                          const std::string& model);
 
 }  // namespace locus::search

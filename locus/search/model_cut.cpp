@@ -14,12 +14,6 @@
 namespace locus::search {
 namespace {
 
-std::vector<int64_t> first(int64_t count) {
-  std::vector<int64_t> numbers(static_cast<size_t>(count));
-  std::iota(numbers.begin(), numbers.end(), int64_t{0});
-  return numbers;
-}
-
 at::Tensor to_index(const std::vector<int64_t>& numbers) { return at::tensor(numbers, at::kLong); }
 
 // Rows [begin + n * size, begin + (n + 1) * size) for every number n.
@@ -142,19 +136,25 @@ class LayerMap {
 
 }  // namespace
 
+std::vector<int64_t> first_numbers(int64_t count) {
+  std::vector<int64_t> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), int64_t{0});
+  return numbers;
+}
+
 ModelCut whole_cut(const model::ModelConfig& model, const moe::MoeConfig& moe) {
   ModelCut cut;
   for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     const model::LayerConfig layer = model::layer_config(model, moe, i);
     LayerCut own;
-    own.heads = first(layer.model.num_key_value_heads);
-    own.cross_heads = first(layer.cross_kv_heads);
+    own.heads = first_numbers(layer.model.num_key_value_heads);
+    own.cross_heads = first_numbers(layer.cross_kv_heads);
     if (layer.has_experts()) {
-      own.channels = first(layer.moe.intermediate_size);
-      own.experts = first(layer.moe.num_experts);
+      own.channels = first_numbers(layer.moe.intermediate_size);
+      own.experts = first_numbers(layer.moe.num_experts);
       own.top_k = layer.moe.router.top_k;
     } else if (layer.has_feed_forward) {
-      own.channels = first(layer.model.intermediate_size);
+      own.channels = first_numbers(layer.model.intermediate_size);
     }
     cut.push_back(std::move(own));
   }
@@ -192,6 +192,7 @@ std::pair<model::ModelConfig, moe::MoeConfig> cut_config(const model::ModelConfi
     e.experts_per_layer.clear();
     e.router.top_k_per_layer.clear();
   }
+  model::settle_lists(m, e);
   return out;
 }
 

@@ -29,6 +29,9 @@ struct LayerCut {
 
 using ModelCut = std::vector<LayerCut>;  // by layer
 
+// 0, 1, ... count - 1.
+std::vector<int64_t> first_numbers(int64_t count);
+
 // All of it.
 ModelCut whole_cut(const model::ModelConfig& model, const moe::MoeConfig& moe);
 

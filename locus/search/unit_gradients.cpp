@@ -49,6 +49,10 @@ class Collector {
           const std::string block = prefix + (has_experts ? "moe.experts." : "mlp.");
           (has_experts ? out_.experts : out_.dense)[group.begin] =
               sum_of(block, {"down_proj", "down_proj_bias"});
+          if (has_experts) {  // every rank has the shared expert
+            out_.dense[group.begin] =
+                sum_of(prefix + "moe.shared_expert.", {"down_proj", "down_proj_bias"});
+          }
           break;
         }
         case UnitKind::kSlot: break;

@@ -211,18 +211,21 @@ std::string TrainStep::guard(const StepResult& result, const TrainerState& state
 // The loads of all layers travel together.
 void TrainStep::end_router_step(bool updated) {
   std::vector<moe::Router*> routers;
-  std::vector<at::Tensor> requested_LE;
+  std::vector<at::Tensor> requested;
   for (const auto& [layer, moe] : transformer_.moe_layers()) {
     const at::Tensor requested_E = std::exchange(moe->router().requested_E, at::Tensor());
     if (!updated || !requested_E.defined()) continue;
     routers.push_back(&moe->router());
-    requested_LE.push_back(requested_E);
+    requested.push_back(requested_E);
   }
   if (routers.empty()) return;
-  const at::Tensor sum_LE =
-      comm::sum_over(transformer_.config().parallel.world.get(), at::stack(requested_LE));
+  const at::Tensor sum =
+      comm::sum_over(transformer_.config().parallel.world.get(), at::cat(requested));
+  int64_t begin = 0;
   for (size_t i = 0; i < routers.size(); ++i) {
-    routers[i]->on_step_end(sum_LE[static_cast<int64_t>(i)]);
+    const int64_t num_experts = requested[i].size(0);
+    routers[i]->on_step_end(sum.narrow(0, begin, num_experts));
+    begin += num_experts;
   }
 }
 

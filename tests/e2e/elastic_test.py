@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import tempfile
+import xml.dom.minidom
 
 import corpus
 
@@ -78,7 +79,9 @@ class Elastic:
         assert [row[0] for row in rows[1:]] == ["100%", "75%", "50%"], out
         assert all(float(row[1].rstrip("%")) <= float(row[0].rstrip("%")) for row in rows[1:]), out
         page = (self.folder / "family" / "search.md").read_text()
-        assert "layer 1:" in page and (self.folder / "family" / "front.svg").exists()
+        assert "layer 1:" in page and "(kept.svg)" in page
+        for picture in ("front.svg", "kept.svg"):
+            xml.dom.minidom.parse(str(self.folder / "family" / picture))
 
     def takes_models_out(self):
         out, _ = self.run("extract", "whole", "--budget", "flops=0.5", "--output", "half")
@@ -99,6 +102,42 @@ class Elastic:
         size = sum(path.stat().st_size for path in (self.folder / "few").glob("*.safetensors"))
         assert abs(size / (4 * record["costs"]["parameters"]["cost"]) - 1) < 0.15, size
         assert any("-" not in layer["experts"] or layer["experts"] != "0-3" for layer in record["layers"]), record
+
+    def takes_one_out_of_another(self):
+        self.run("extract", "half", "--budget", "parameters=0.7", "--output", "quarter")
+        self.run("eval", "--checkpoint", "quarter", "--data", "data")
+
+    def is_the_same_on_every_layout(self):
+        sets = ["dance.budgets=[0.5,0.75]", "dance.block_size=4", "dance.expert_ranks=4", "dance.gate_interval=1",
+                "moe.top_k.norm_topk_prob=false"]
+        arguments = [word for one in sets for word in ("--set", one)]
+        config = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "verify.toml")
+        self.run("verify", "--config", config, "--steps", "3", "--layouts", "dp2 ep2 ep4", *arguments)
+        _, errors = self.run("verify", "--config", config, "--steps", "3", "--layouts", "dp2:zero1", *arguments, code=2)
+        assert "are not trained with an optimiser's state that is spread" in errors, errors
+
+    def keeps_to_milliseconds(self):
+        out, _ = self.run("measure-latency", "whole", "--output", "latency.json", "--num-threads", "1")
+        assert "a token of the whole model" in out, out
+        # So small a model takes as long whatever is cut from it: times that follow sizes, in the table's place.
+        table = json.loads((self.folder / "latency.json").read_text())
+        table["constant_s"] = 1.0
+        for layer in table["layers"]:
+            layer["attention"]["seconds"] = layer["attention"]["axes"][0]
+            widths, top_k, experts = layer["feed_forward"]["axes"]
+            layer["feed_forward"]["seconds"] = [w * k / 10 for w in widths for k in top_k for _ in experts]
+        (self.folder / "latency.json").write_text(json.dumps(table))
+        out, _ = self.run("extract", "whole", "--budget", "latency=0.9", "--target", "latency.json", "--output", "fast",
+                          "--num-threads", "1")
+        assert float(re.search(r"latency ([\d.]+)", out)[1]) <= 0.9, out
+        for target, threads, wanted in (("latency.json", "2", "another number of threads"),
+                                        ("extract.json", "1", "key 'version' not found")):
+            path = target if target == "latency.json" else str(self.folder / "half" / target)
+            _, errors = self.run("extract", "whole", "--budget", "latency=0.9", "--target", path, "--output", "refused",
+                                 "--num-threads", threads, code=2 if threads == "2" else 3)
+            assert wanted in errors, errors
+        _, errors = self.run("extract", "whole", "--budget", "latency=0.9", "--output", "refused", code=2)
+        assert "make one with `locus measure-latency`" in errors, errors
 
     def trains_on_from_one(self):
         self.train("tuned", "checkpoint.initial_load_path=half", "dance.budgets=[]", "train.max_steps=10",
@@ -154,7 +193,8 @@ def main():
         elastic = Elastic(program, folder)
         for step in (elastic.trains_smaller_models_in_its_second_half, elastic.begins_as_without,
                      elastic.resumes_exactly, elastic.shows_the_family, elastic.takes_models_out,
-                     elastic.trains_on_from_one, elastic.works_without_a_joint_stage, elastic.refuses):
+                     elastic.takes_one_out_of_another,
+                     elastic.trains_on_from_one, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.works_without_a_joint_stage, elastic.refuses):
             step()
             print(f"{step.__name__}: ok", flush=True)
 

@@ -48,6 +48,27 @@ TEST(CostModel, IsTheCostOfWhatIsLeft) {
   }
 }
 
+// Limits of the router beside top_k, and where slots can go but it limits in another way.
+TEST(CostModel, IsThatOfWhatIsLeftWhereRoutersLimitInOtherWays) {
+  for (const char* router : {"locmoe_plus", "expert_choice", "gshard", "soft", "dense_to_sparse"}) {
+    model::TransformerConfig config = tiny_config(router);
+    config.moe.router.top_k = 4;
+    if (router == std::string("locmoe_plus")) {
+      config.moe.router.capacity_factor = 1.25;
+      read_toml("test", "temperature = 1.0\noutput_weight = \"probability\"", {},
+                config.router_options.fields());
+    }
+    const ArchSpace space(config.model, config.moe, config.router_options, {5, 0.1, true, 1});
+    const CostModel costs(space, {.sequence_length = 16});
+    for (uint64_t seed = 0; seed < 10; ++seed) {
+      const Mask mask = random_mask(space, seed, 0.6);
+      const auto [cut, moe] = cut_config(config.model, config.moe, space.to_cut(mask));
+      const double counted = CostModel::of_config(Resource::kFlops, cut, moe, costs.settings());
+      EXPECT_NEAR(costs.cost(Resource::kFlops, mask), counted, 1e-3 * counted) << router << seed;
+    }
+  }
+}
+
 // The worked example of the specification (section 3.6): d 64, 4 heads, 2 layers, 4 experts, top-2,
 // width 128, vocabulary 256, context 32. Its head has a bias of 256 values, ours has none; an
 // encoder counts the whole square of scores.
@@ -179,11 +200,11 @@ TEST(Choice, ComesCloseToTheBudgetWhereUnitsAreSmall) {
 
 TEST(Choice, KeepsAboutTheSameShareOfAllLayers) {
   model::TransformerConfig config = tiny_config("switch");
-  config.model.vocab_size = 500;  // beside it, a router costs nothing
+  config.model.vocab_size = 4000;  // beside it, a router costs nothing
   const ArchSpace space(config.model, config.moe, config.router_options, {.block_size = 1});
   const CostModel costs(space, {.sequence_length = 16});
   const std::vector<double> ranks = proportional_ranks(space, some_importance(space, 2));
-  const Mask mask = choose_units(costs, ranks, {parse_limit("flops=0.75", costs)}, space.all());
+  const Mask mask = choose_units(costs, ranks, {parse_limit("flops=0.93", costs)}, space.all());
   const std::vector<LayerSizes> sizes = space.sizes(mask);
   EXPECT_NEAR(sizes[0].channels / 24, sizes[1].channels / 40, 0.1);
   EXPECT_NEAR(sizes[0].channels / 24, sizes[3].channels / 24, 0.1);
@@ -220,12 +241,65 @@ TEST(Choice, RefusesWhatFloorsForbidAndSaysTheLeast) {
   EXPECT_NE(error.find("budget flops=0.01: the least that can be left is flops ="),
             std::string::npos)
       << error;
-  for (const char* wrong : {"flops", "flop=0.5", "flops=half", "flops=-1", "memory=2XB", "memory=2ms",
-                            "latency=5ms"}) {
+  for (const char* wrong :
+       {"flops", "flop=0.5", "flops=half", "flops=-1", "memory=2XB", "memory=2ms", "latency=5ms"}) {
     EXPECT_THROW(parse_limit(wrong, model.costs), ConfigError) << wrong;
   }
   EXPECT_DOUBLE_EQ(parse_limit("memory=2KB", model.costs).most, 2000);
   EXPECT_DOUBLE_EQ(parse_limit("parameters=1.5K", model.costs).most, 1500);
+}
+
+// A branch that is gone does not come back bare, and floors hold in what is left.
+TEST(Choice, LeavesWholeBranchesOrNone) {
+  const Model model;
+  const std::vector<double> ranks =
+      proportional_ranks(model.space, some_importance(model.space, 6));
+  for (const char* text : {"parameters=0.12", "parameters=0.2", "flops=0.15", "flops=0.3"}) {
+    const Limit limit = parse_limit(text, model.costs);
+    const Mask mask = choose_units(model.costs, ranks, {limit}, model.space.all());
+    EXPECT_EQ(mask, model.space.active(mask));
+    EXPECT_LE(model.costs.cost(limit.resource, mask), limit.most) << text;
+    const auto [cut, moe] =
+        cut_config(model.config.model, model.config.moe, model.space.to_cut(mask));
+    EXPECT_TRUE(model::layer_problems(cut, moe, model.config.router_options).empty()) << text;
+    for (const UnitGroup& group : model.space.groups()) {
+      int64_t left = 0;
+      for (size_t unit = group.begin; unit < group.end; ++unit) left += mask[unit];
+      EXPECT_TRUE(left == 0 || left >= group.floor) << text;
+    }
+  }
+}
+
+TEST(ArchSpace, LeavesAnExpertToEveryDomain) {
+  model::TransformerConfig config = tiny_config("locmoe");
+  config.moe.router.top_k = 1;
+  config.moe.domain_groups = {"a = 0-1", "b = 2-5"};
+  const ArchSpace space(config.model, config.moe, config.router_options, {.block_size = 4});
+  const CostModel costs(space, {.sequence_length = 16});
+  std::vector<double> importance(space.units().size(), 1.0);
+  for (size_t unit = 0; unit < importance.size(); ++unit) {
+    const Unit& one = space.units()[unit];
+    if (one.kind == UnitKind::kExpert && one.index < 2) importance[unit] = 0;
+  }
+  const Mask mask = choose_units(costs, proportional_ranks(space, importance),
+                                 {parse_limit("parameters=0.4", costs)}, space.all());
+  const std::vector<int64_t> experts = space.to_cut(mask)[0].experts;
+  EXPECT_LT(experts.size(), 6u);
+  EXPECT_LT(experts.front(), 2) << "of the first domain, although none of its experts matters";
+}
+
+TEST(ArchSpace, KeepsWhatRoutersCannotDoWithout) {
+  model::TransformerConfig config = tiny_config("top_k", Kind::kDecoder, "num_groups = 2");
+  const auto count = [&](UnitKind kind) {
+    const ArchSpace space(config.model, config.moe, config.router_options, {});
+    return std::count_if(space.units().begin(), space.units().end(),
+                         [kind](const Unit& unit) { return unit.kind == kind; });
+  };
+  EXPECT_EQ(count(UnitKind::kExpert), 0);
+  EXPECT_EQ(count(UnitKind::kSlot), 0) << "weights of a token sum to 1";
+  EXPECT_GT(count(UnitKind::kBlock), 0);
+  config = tiny_config("hash");
+  EXPECT_EQ(count(UnitKind::kSlot), 0);
 }
 
 TEST(ArchSpace, KeepsEqualNumbersOfExpertsOnAllRanks) {

@@ -52,7 +52,7 @@ TEST(Gates, TheGradientIsThatThroughTheThreshold) {
   const Limit limit = parse_limit("flops=0.55", model.costs);
   constexpr double kTemperature = 0.5, kStep = 1e-4;
   const std::vector<double> gradient =
-      gate_gradient(model.costs, logits, limit, kTemperature, mask_gradient);
+      gate_gradient(model.costs, logits, limit, kTemperature, mask_gradient, model.space.all());
   for (size_t unit = 0; unit < logits.size(); ++unit) {
     std::vector<double> up = logits, down = logits;
     up[unit] += kStep;
@@ -69,8 +69,23 @@ TEST(Gates, TheGradientIsThatThroughTheThreshold) {
   // sum a dp = 0: with the costs' slopes as the loss's, there is nothing to gain.
   const auto p = model.probabilities(logits, limit, kTemperature);
   const auto slopes = model.costs.slopes(Resource::kFlops, p);
-  for (const double one : gate_gradient(model.costs, logits, limit, kTemperature, slopes)) {
+  for (const double one :
+       gate_gradient(model.costs, logits, limit, kTemperature, slopes, model.space.all())) {
     EXPECT_NEAR(one, 0, 1e-6 * model.costs.whole(Resource::kFlops));
+  }
+}
+
+// Of what is not known, nothing is learned.
+TEST(Gates, UnitsWithoutASlopeStay) {
+  const Model model;
+  const std::vector<double> logits = model.draws(5);
+  Mask is_known = model.space.all();
+  for (size_t unit = 0; unit < is_known.size(); unit += 3) is_known[unit] = 0;
+  const auto gradient = gate_gradient(model.costs, logits, parse_limit("flops=0.5", model.costs),
+                                      0.5, std::vector<double>(logits.size(), -1.0), is_known);
+  for (size_t unit = 0; unit < gradient.size(); ++unit) {
+    if (is_known[unit] != 0) continue;
+    EXPECT_EQ(gradient[unit], 0) << unit;
   }
 }
 
@@ -107,7 +122,9 @@ TEST(Gates, LearnWhichUnitsAreWorthTheirCost) {
   gates.logits = proportional_ranks(model.space, model.draws(4));  // knows nothing of it
   const Limit limit = parse_limit("flops=0.75", model.costs);
   for (int step = 0; step < 200; ++step) {
-    update_gates(gates, gate_gradient(model.costs, gates.logits, limit, 0.5, worth), 0.03);
+    update_gates(gates,
+                 gate_gradient(model.costs, gates.logits, limit, 0.5, worth, model.space.all()),
+                 0.03);
   }
   const Mask mask = choose_units(model.costs, gates.logits, {limit}, model.space.all());
   size_t kept = 0;

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <map>
 
 #include "locus/base/error.h"
@@ -192,9 +194,53 @@ TEST(UnitGradients, AreTheSlopesOfTheLoss) {
       }
       const double slope = (loss[0] - loss[1]) / (2 * kStep);
       EXPECT_NEAR(found.dense[unit] + found.experts[unit], slope, 1e-5 * (1 + std::abs(slope)))
-          << unit_kind_name(one.kind) << " " << one.index << " of layer " << one.layer;
+          << "kind " << static_cast<int>(one.kind) << ", " << one.index << " of layer "
+          << one.layer;
     }
   }
+}
+
+TEST(JointStage, LeavesTheRanksOfSlotsAlone) {
+  const auto config = config_with_slots();
+  const auto whole = make_model(config);
+  JointState state;
+  JointStage stage(*whole, two_budgets(), kTraining, state);
+  std::vector<double> first;
+  for (int64_t step = 2; step < 9; ++step) {
+    run_step(stage, *whole, step);
+    reset(*whole);
+    if (step == 3) first = proportional_ranks(stage.space(), state.importance);
+  }
+  EXPECT_EQ(state.gates.updates, 3);
+  bool has_learned = false;
+  for (size_t unit = 0; unit < first.size(); ++unit) {
+    const bool is_slot = stage.space().units()[unit].kind == UnitKind::kSlot;
+    if (is_slot) {
+      EXPECT_EQ(state.gates.logits[unit], first[unit]);
+    }
+    has_learned = has_learned || state.gates.logits[unit] != first[unit];
+  }
+  EXPECT_TRUE(has_learned);
+}
+
+// The guard will skip the step, and gates with it.
+TEST(JointStage, LearnsNothingFromANaN) {
+  const auto config = config_with_slots();
+  const auto whole = make_model(config);
+  JointState state;
+  JointStage stage(*whole, two_budgets(), kTraining, state);
+  for (int64_t step = 2; step < 4; ++step) {
+    run_step(stage, *whole, step);
+    reset(*whole);
+  }
+  {
+    const at::NoGradGuard no_grad;
+    whole->named_parameters()["layers.0.self_attn.o_proj.weight"].fill_(
+        std::numeric_limits<float>::quiet_NaN());
+  }
+  run_step(stage, *whole, 4);
+  EXPECT_EQ(state.gates.updates, 0);
+  for (const double logit : state.gates.logits) EXPECT_TRUE(std::isfinite(logit));
 }
 
 TEST(JointStage, LearnsGatesInItsFirstPartAlone) {

@@ -27,16 +27,16 @@ std::shared_ptr<LatencyTable> table_of(const model::TransformerConfig& config) {
   table->machine = "this";
   table->dtype = "float32";
   table->model = latency_model_text(config.model, config.moe);
+  table->num_threads = 1;
   table->constant_s = 2;
   for (const int64_t index : {0, 1}) {
     LayerLatency own = latency_of_whole(model::layer_config(config.model, config.moe, index));
     own.attention = {{{1, static_cast<double>(own.heads)}}, {1, static_cast<double>(own.heads)}};
     const double width = static_cast<double>(own.channels);
     own.feed_forward =
-        own.experts == 0
-            ? LatencyGrid{{{0, width}}, {0, width / 10}}
-            : LatencyGrid{{{0, width}, {1, 2}, {2, 6}},
-                          {0, 0, 0, 0, width / 10, width / 10, width / 5, width / 5}};
+        own.experts == 0 ? LatencyGrid{{{0, width}}, {0, width / 10}}
+                         : LatencyGrid{{{0, width}, {1, 2}, {2, 6}},
+                                       {0, 0, 0, 0, width / 10, width / 10, width / 5, width / 5}};
     table->layers.push_back(own);
   }
   return table;
@@ -71,14 +71,20 @@ TEST(Latency, ATableComesBackAndIsRefusedElsewhere) {
   const LatencyTable table = *table_of(config);
   const LatencyTable again = read_latency_table("t.json", to_json(table));
   EXPECT_EQ(to_json(again), to_json(table));
-  EXPECT_NO_THROW(check_latency_table(again, "t.json", "this", "float32", table.model));
+  EXPECT_NO_THROW(check_latency_table(again, "t.json", "this", "float32", 1, table.model));
   const std::string error = test::error_of<ConfigError>(
-      [&] { check_latency_table(again, "t.json", "another", "float32", table.model); });
+      [&] { check_latency_table(again, "t.json", "another", "float32", 1, table.model); });
   EXPECT_NE(error.find("--target t.json: was measured for another machine (this; here: another)"),
             std::string::npos)
       << error;
-  EXPECT_THROW(check_latency_table(again, "t.json", "this", "bfloat16", table.model), ConfigError);
-  EXPECT_THROW(check_latency_table(again, "t.json", "this", "float32", "x"), ConfigError);
+  EXPECT_THROW(check_latency_table(again, "t.json", "this", "bfloat16", 1, table.model),
+               ConfigError);
+  EXPECT_THROW(check_latency_table(again, "t.json", "this", "float32", 1, "x"), ConfigError);
+  EXPECT_THROW(check_latency_table(again, "t.json", "this", "float32", 2, table.model),
+               ConfigError);
+  LatencyTable wrong = table;
+  wrong.layers[0].feed_forward.axes.pop_back();
+  EXPECT_THROW(read_latency_table("t.json", to_json(wrong)), DataError);
   EXPECT_THROW(read_latency_table("t.json", "{}"), DataError);
   EXPECT_THROW(read_latency_table("t.json", "no json"), DataError);
 }

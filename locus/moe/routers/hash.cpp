@@ -108,14 +108,16 @@ at::Tensor build_tables(const std::string& kind, int64_t num_tables, const Route
 // left. A token whose expert is gone goes to the one with the highest draw for it, of those that no
 // other table gives to it: the same one whatever else was cut before (rendezvous hashing, Thaler
 // and Ravishankar, 1998).
-at::Tensor cut_tables(const at::Tensor& table_KV, int64_t num_tables,
-                      const RouterContext& context) {
+// `kept_rows`: their numbers in that layer; `names`: those that draws are keyed by.
+at::Tensor cut_tables(const at::Tensor& table_KV, int64_t num_tables, int64_t num_experts,
+                      const std::vector<int64_t>& kept_rows, const std::vector<int64_t>& names) {
   constexpr int64_t kNone = -1;
-  std::vector<int64_t> number(static_cast<size_t>(context.num_experts_before), kNone);
-  for (size_t i = 0; i < context.kept_experts.size(); ++i) {
-    number[static_cast<size_t>(context.kept_experts[i])] = static_cast<int64_t>(i);
+  std::vector<int64_t> number(static_cast<size_t>(num_experts), kNone);
+  for (size_t i = 0; i < kept_rows.size(); ++i) {
+    number[static_cast<size_t>(kept_rows[i])] = static_cast<int64_t>(i);
   }
-  const auto before = table_KV.accessor<int64_t, 2>();
+  const at::Tensor on_host = table_KV.cpu();
+  const auto before = on_host.accessor<int64_t, 2>();
   std::vector<Table> tables(static_cast<size_t>(num_tables));
   for (size_t k = 0; k < tables.size(); ++k) {
     for (int64_t id = 0; id < table_KV.size(1); ++id) {
@@ -126,10 +128,10 @@ at::Tensor cut_tables(const at::Tensor& table_KV, int64_t num_tables,
   const auto best_of = [&](int64_t id) {
     int64_t best = kNone;
     uint64_t highest = 0;
-    for (const int64_t expert : context.kept_experts) {
-      const int64_t own = number[static_cast<size_t>(expert)];
+    for (size_t i = 0; i < names.size(); ++i) {
+      const auto own = static_cast<int64_t>(i);
       const uint64_t draw = random_key(
-          {name_key("rendezvous"), static_cast<uint64_t>(id), static_cast<uint64_t>(expert)});
+          {name_key("rendezvous"), static_cast<uint64_t>(id), static_cast<uint64_t>(names[i])});
       if (is_taken(tables, id, own) || (best != kNone && draw <= highest)) continue;
       best = own;
       highest = draw;
@@ -172,8 +174,10 @@ class HashRouter final : public Router {
   void cut_from(const Router& whole) override {
     const at::NoGradGuard no_grad;
     const at::Tensor table_KV = whole.named_buffers()["table"];
-    table_KV_.copy_(context_.kept_experts.empty() ? table_KV.narrow(0, 0, config_.top_k)
-                                                  : cut_tables(table_KV, config_.top_k, context_));
+    const std::vector<int64_t> rows = kept_rows(whole);
+    const bool is_cut = !context_.kept_experts.empty();
+    table_KV_.copy_(cut_tables(table_KV, config_.top_k, whole.context().num_experts, rows,
+                               is_cut ? context_.kept_experts : rows));
   }
 
  private:
