@@ -8,11 +8,13 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import xml.dom.minidom
 
 import corpus
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ELASTIC = """
 [moe.router]
 type = "top_k"
@@ -73,6 +75,26 @@ class Elastic:
             self.train(name, "checkpoint.keep_last=0", resume=True)
             assert corpus.sums_of(self.folder / name) == wanted, name
 
+    def goes_on_with_other_ranks(self):
+        """Stopped with its gates half learned, and taken up by two ranks that share the experts."""
+        for ranks, code in ((2, 0), (1, 2)):  # settled when the run begins: for two, or for one
+            name = f"for_{ranks}"
+            self.train(name, "checkpoint.keep_last=0", *([f"dance.expert_ranks={ranks}"] if ranks > 1 else []))
+            wanted = corpus.lines_of(self.folder / name, "valid")[-1]["loss"]
+            for path in (self.folder / name / "checkpoints").glob("step_*"):
+                if int(path.name.removeprefix("step_")) > 33:
+                    subprocess.run(["rm", "-r", path], check=True)
+            arguments = ["--config", "elastic.toml", "--resume", "--set", f"train.output_dir={name}", "--set",
+                         "parallel.expert_model_parallel_size=2"]
+            done = subprocess.run([sys.executable, ROOT / "tools" / "ranks.py", "2", self.program, "train", *arguments],
+                                  cwd=self.folder, text=True, capture_output=True, timeout=300)
+            assert (done.returncode == 0) == (code == 0), done.stderr
+            if code == 0:
+                found = corpus.lines_of(self.folder / name, "valid")[-1]["loss"]
+                assert abs(found - wanted) < 1e-3, (found, wanted)
+            else:
+                assert "settled when it began" in done.stderr, done.stderr
+
     def shows_the_family(self):
         out, _ = self.run("search", "whole", "--output", "family")
         rows = [line.split() for line in out.splitlines()]
@@ -111,7 +133,7 @@ class Elastic:
         sets = ["dance.budgets=[0.5,0.75]", "dance.block_size=4", "dance.expert_ranks=4", "dance.gate_interval=1",
                 "moe.top_k.norm_topk_prob=false"]
         arguments = [word for one in sets for word in ("--set", one)]
-        config = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "verify.toml")
+        config = str(ROOT / "configs" / "verify.toml")
         self.run("verify", "--config", config, "--steps", "3", "--layouts", "dp2 ep2 ep4", *arguments)
         _, errors = self.run("verify", "--config", config, "--steps", "3", "--layouts", "dp2:zero1", *arguments, code=2)
         assert "are not trained with an optimiser's state that is spread" in errors, errors
@@ -192,7 +214,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         elastic = Elastic(program, folder)
         for step in (elastic.trains_smaller_models_in_its_second_half, elastic.begins_as_without,
-                     elastic.resumes_exactly, elastic.shows_the_family, elastic.takes_models_out,
+                     elastic.resumes_exactly, elastic.goes_on_with_other_ranks, elastic.shows_the_family, elastic.takes_models_out,
                      elastic.takes_one_out_of_another,
                      elastic.trains_on_from_one, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.works_without_a_joint_stage, elastic.refuses):
             step()
