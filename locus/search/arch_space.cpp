@@ -7,13 +7,6 @@
 #include "locus/base/format.h"
 
 namespace locus::search {
-namespace {
-
-constexpr auto kNames =
-    std::to_array<std::string_view>({"head", "cross_head", "block", "expert", "slot", "attention",
-                                     "cross_attention", "feed_forward"});
-
-}  // namespace
 
 UnitKind branch_of(UnitKind kind) {
   switch (kind) {

@@ -73,6 +73,14 @@ void run_step(JointStage& stage, model::Transformer& whole, int64_t step) {
   stage.see_gradients();
 }
 
+// The steps before the joint stage, as two_budgets() has it.
+void calibrate(JointStage& stage, model::Transformer& whole) {
+  for (int64_t step = 2; step < 4; ++step) {
+    run_step(stage, whole, step);
+    reset(whole);
+  }
+}
+
 TEST(JointStage, BeginsWhenItHasLookedAtTheGradients) {
   const auto config = config_with_slots();
   const auto whole = make_model(config);
@@ -98,10 +106,7 @@ TEST(JointStage, AddsUpWhatItsModelsWouldLearnAlone) {
   settings.gate_lr = 0;
   JointState state;
   JointStage stage(*whole, settings, kTraining, state);
-  for (int64_t step = 2; step < 4; ++step) {
-    run_step(stage, *whole, step);
-    reset(*whole);
-  }
+  calibrate(stage, *whole);
   run_step(stage, *whole, 6);
   const auto found = gradients_of(*whole);
   reset(*whole);
@@ -229,10 +234,7 @@ TEST(JointStage, LearnsNothingFromANaN) {
   const auto whole = make_model(config);
   JointState state;
   JointStage stage(*whole, two_budgets(), kTraining, state);
-  for (int64_t step = 2; step < 4; ++step) {
-    run_step(stage, *whole, step);
-    reset(*whole);
-  }
+  calibrate(stage, *whole);
   {
     const at::NoGradGuard no_grad;
     whole->named_parameters()["layers.0.self_attn.o_proj.weight"].fill_(
@@ -271,10 +273,7 @@ TEST(JointStage, GatesLearnWithoutTouchingTheWeightsThatAreOff) {
   settings.full_weight = 1e-12;  // nothing else has a gradient there
   JointState state;
   JointStage stage(*whole, settings, kTraining, state);
-  for (int64_t step = 2; step < 4; ++step) {
-    run_step(stage, *whole, step);
-    reset(*whole);
-  }
+  calibrate(stage, *whole);
   const int64_t first = 4;
   run_step(stage, *whole, first);  // learns
   EXPECT_EQ(state.gates.updates, 1);
