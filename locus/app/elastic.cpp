@@ -105,8 +105,7 @@ ElasticModel::ElasticModel(const std::string& path, int64_t num_threads, int64_t
         loaded_.folder.text());
   } else if (!has_joint_stage()) {
     log::warning(
-        "{}: is no checkpoint of a run: what stays is chosen by the size of weights, and nothing "
-        "is "
+        "{}: is no checkpoint of a run: what stays is chosen by the size of weights, and not "
         "compared",
         loaded_.folder.text());
   }

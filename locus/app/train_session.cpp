@@ -445,9 +445,8 @@ void TrainSession::make_joint_stage() {
   phase_.dance.expert_ranks = config_.dance.expert_ranks;
   if (config_.dance.expert_ranks % config_.parallel.expert_model_parallel_size != 0) {
     throw ConfigError(
-        "parallel.expert_model_parallel_size = {}: smaller models of this run have experts for "
-        "equal "
-        "numbers on {} ranks, or a divisor of that (dance.expert_ranks, settled when it began)",
+        "parallel.expert_model_parallel_size = {}: smaller models of this run have equal numbers "
+        "of experts on {} ranks, or a divisor of that (dance.expert_ranks, settled when it began)",
         config_.parallel.expert_model_parallel_size, config_.dance.expert_ranks);
   }
   joint_stage_ = std::make_unique<search::JointStage>(
