@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/elastic_commands.h"
 #include "cli/options.h"
 #include "locus/app/commands.h"
 #include "locus/base/fields.h"
@@ -247,72 +248,6 @@ Action add_convert(CLI::App& command) {
       &options->max_shard_size);
   add_flag(command, {"--overwrite", "replace TARGET if it is there"}, &options->overwrite);
   return [options](std::ostream& out) { app::convert(*options, out); };
-}
-
-void add_run(CLI::App& command, std::string* checkpoint, int64_t* num_threads) {
-  add_argument(command,
-               {.name = "RUN",
-                .doc = "run folder (its newest intact checkpoint), checkpoint, or model folder",
-                .group = "Arguments"},
-               checkpoint)
-      ->required();
-  add_option(command, {"--num-threads", "threads of tensor operations; 0: one a core"},
-             num_threads);
-}
-
-void add_elastic(CLI::App& command, std::string* checkpoint, int64_t* max_batches,
-                 int64_t* num_threads, std::string* target) {
-  add_run(command, checkpoint, num_threads);
-  add_option(command, {"--target", "this machine's latencies, of `locus measure-latency`", "FILE"},
-             target);
-  add_option(command,
-             {"--max-batches", "batches of the run's validation data that losses are of; 0: all"},
-             max_batches);
-}
-
-Action add_measure_latency(CLI::App& command) {
-  auto options = std::make_shared<app::MeasureLatencyOptions>();
-  add_run(command, &options->checkpoint, &options->num_threads);
-  add_option(command, {"--output", "file of the table, JSON", "FILE"}, &options->output)
-      ->required();
-  add_option(command, {"--batch-size", "sequences that generate together"}, &options->batch_size);
-  add_option(
-      command,
-      {"--context", "tokens that each of them has before; 0: 128, or as many as the model can"},
-      &options->context);
-  return [options](std::ostream& out) { app::measure_latency(*options, out); };
-}
-
-Action add_search(CLI::App& command) {
-  auto options = std::make_shared<app::SearchOptions>();
-  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads,
-              &options->target);
-  add_option(
-      command,
-      {"--budgets",
-       "share of the whole model's forward FLOPs, may be repeated; those of the training if not "
-       "given",
-       "SHARE"},
-      &options->budgets);
-  add_option(command, {"--output", "also write a page and a picture into this folder", "FOLDER"},
-             &options->output);
-  return [options](std::ostream& out) { app::search(*options, out); };
-}
-
-Action add_extract(CLI::App& command) {
-  auto options = std::make_shared<app::ExtractOptions>();
-  add_elastic(command, &options->checkpoint, &options->max_batches, &options->num_threads,
-              &options->target);
-  add_option(command,
-             {"--budget",
-              "what the model may cost: flops, parameters, memory, exchange or latency, as a share "
-              "of the whole model's (flops=0.5) or a number (parameters=20M, memory=2GB, "
-              "latency=12ms); may be repeated",
-              "COST=LIMIT"},
-             &options->budgets)
-      ->required();
-  add_option(command, {"--output", "folder of the model", "FOLDER"}, &options->output)->required();
-  return [options](std::ostream& out) { app::extract(*options, out); };
 }
 
 Action add_report(CLI::App& command) {

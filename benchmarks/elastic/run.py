@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks import bench  # noqa: E402: the tree first
+from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Records, Run, Trainings, options, train_all  # noqa: E402
 
 CONFIG = bench.ROOT / "benchmarks" / "configs" / "elastic.toml"
@@ -28,17 +31,27 @@ COMMAND = "make bench-elastic"
 BUDGETS = (0.25, 0.5, 0.75)
 DANCE = {"dance.budgets": list(BUDGETS), "dance.begin": 0.5}
 # Each is a method of Experiment and a table of the page.
-PARTS = {"family": "One run against one for each size", "cut": "Other ways to a smaller model",
-         "served": "Where they run", "routers": "Half of LocMoE+ and EvoMoE"}
-# Of a step's length: how long a cut model is trained on, with a tenth of the rate.
+PARTS = {"family": "One run against one for each size", "choice": "What is chosen, and how the family lies",
+         "cut": "Other ways to a smaller model", "experts": "Fewer parameters: experts go",
+         "served": "Where they run", "routers": "Half of LocMoE+ and EvoMoE", "kinds": "Encoder and translator"}
+# Of a training's steps: how long a cut model is trained on, with a tenth of the rate.
 TUNED_SHARE = 0.05
 ROUTERS = {
     "top_k": {},
     "locmoe_plus": {"moe.router.type": "locmoe_plus", "moe.router.top_k": 1, "moe.locmoe_plus.temperature": 0.3,
                     "moe.locmoe_plus.output_weight": "probability"},
     "evomoe": {"moe.router.type": "dense_to_sparse", "moe.router.top_k": 1, "moe.dense_to_sparse.max_temperature": 1.0,
-               "moe.dense_to_sparse.min_temperature": 0.1, "moe.dense_to_sparse.anneal_steps": 100,
-               "evolve.num_experts": [1], "evolve.spawn_steps": [60]},
+               "moe.dense_to_sparse.min_temperature": 0.1, "moe.dense_to_sparse.anneal_steps": 40,
+               "evolve.num_experts": [1], "evolve.spawn_steps": [80]},
+}
+# Of 80 million parameters.
+LARGE = {"model.hidden_size": 512, "model.num_hidden_layers": 6, "model.num_attention_heads": 8,
+         "moe.intermediate_size": 1536}
+# At the smoke scale: of how many steps, and what makes the model.
+KIND_STEPS = 300
+KINDS = {
+    "encoder": {"model.num_encoder_layers": 4},
+    "translator": {"model.num_encoder_layers": 2, "model.tie_word_embeddings": True},
 }
 
 
@@ -46,8 +59,16 @@ def percent(budget: float) -> str:
     return f"{budget:.0%}"
 
 
+def flops(budget: float) -> str:
+    return f"flops={budget}"
+
+
 def record_of(run: Run) -> dict:
     return run.record() | {"flops": run.lines("train")[-1]["flops"]}
+
+
+def newest(run: Run) -> pathlib.Path:
+    return sorted((run.folder / "checkpoints").glob("step_*"))[-1]
 
 
 class Family:
@@ -56,22 +77,27 @@ class Family:
     def __init__(self, program: str, run: Run):
         self.program, self.run = program, run
 
-    def member(self, budget: float, extra: tuple[str, ...] = ()) -> dict:
+    def member(self, limit: str, rule: str = "auto", domain: str = "") -> dict:
         """The record of `locus extract`, with the seconds that it took; made once."""
-        folder = self.run.folder.with_name(f"{self.run.folder.name}-{percent(budget)}")
-        timed = folder.with_suffix(".seconds")
+        parts = [self.run.folder.name, limit.replace("=", "_"), *([] if rule == "auto" else [rule]), *([domain] if domain else [])]
+        name = "-".join(parts)
+        folder = self.run.folder.with_name(name)
+        timed = folder.with_suffix(folder.suffix + ".seconds")
         if not timed.exists():
             subprocess.run(["rm", "-rf", folder], check=True)
             begin = time.monotonic()
-            subprocess.run([self.program, "extract", self.run.folder, "--budget", f"flops={budget}", "--output", folder,
-                            "--num-threads", "1", *extra], cwd=bench.ROOT, check=True, capture_output=True)
+            subprocess.run([self.program, "extract", self.run.folder, "--budget", limit, "--rule", rule, "--domain", domain,
+                            "--output", folder, "--num-threads", "1"], cwd=bench.ROOT, check=True, capture_output=True)
             timed.write_text(f"{time.monotonic() - begin}\n", encoding="utf-8")
         record = json.loads((folder / "extract.json").read_text(encoding="utf-8"))
         return record | {"folder": folder, "seconds": float(timed.read_text(encoding="utf-8"))}
 
-    def shape(self, budget: float) -> dict:
+    def loss(self, limit: str, rule: str = "auto") -> float:
+        return self.member(limit, rule)["validation_loss"]
+
+    def shape(self, limit: str) -> dict:
         """The settings of that model's shape, to train it alone."""
-        config = json.loads((self.member(budget)["folder"] / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((self.member(limit)["folder"] / "config.json").read_text(encoding="utf-8"))
         lists = dict(setting.split(" = ", 1) for setting in config["locus"]["settings"])
         return {key: json.loads(value) for key, value in lists.items() if key.endswith("_per_layer")}
 
@@ -113,15 +139,16 @@ class Experiment:
         alone = {1.0: self.train([self.run_of("alone 100%", seed, {}) for seed in self.arguments.seeds])}
         for budget in BUDGETS:
             alone[budget] = self.train([
-                self.run_of(f"alone {percent(budget)}", one.run.seed, one.shape(budget)) for one in families])
+                self.run_of(f"alone {percent(budget)}", one.run.seed, one.shape(flops(budget))) for one in families])
         joint = [self.records.find(run) for run in runs]
         rows = []
         for budget in (*BUDGETS, 1.0):
             losses = ([one["loss"] for one in joint] if budget == 1.0 else
-                      [one.member(budget)["validation_loss"] for one in families])
+                      [one.loss(flops(budget)) for one in families])
             goal = {"at_most": 1.0 if budget == 0.25 else 1.02}
             rows.append(self.row(f"validation loss at {percent(budget)} of the FLOPs, of one run", losses, "nats per token",
                                  "the same model trained alone", [one["loss"] for one in alone[budget]], goal))
+        self.draw_front(joint, families, alone)
         rows.append(self.row(
             "FLOPs of that run", [one["flops"] for one in joint], "FLOPs", "the four trained alone",
             [sum(of_size[i]["flops"] for of_size in alone.values()) for i in range(len(joint))], {"at_most": 0.60}))
@@ -129,64 +156,171 @@ class Experiment:
             "time of that run", [one["wall_s"] for one in joint], "s", "the four trained alone",
             [sum(of_size[i]["wall_s"] for of_size in alone.values()) for i in range(len(joint))]))
         rows.append(self.row("a further budget: choosing, evaluating and writing it",
-                             [one.member(budget)["seconds"] for one in families for budget in BUDGETS], "s", "10 s", 10.0,
+                             [one.member(flops(budget))["seconds"] for one in families for budget in BUDGETS], "s", "10 s", 10.0,
                              {"at_most": 1.0}))
         return rows
 
-    def tuned(self, name: str, family: Family, budget: float) -> Run:
+    def draw_front(self, joint: list[dict], families: list[Family], alone: dict) -> None:
+        """Means over the seeds."""
+        mean = statistics.mean
+        together = [(budget, mean(one.loss(flops(budget)) for one in families)) for budget in BUDGETS]
+        series = {"one run": [*together, (1.0, mean(one["loss"] for one in joint))],
+                  "each alone": [(budget, mean(one["loss"] for one in alone[budget])) for budget in (*BUDGETS, 1.0)]}
+        (bench.ROOT / "docs" / "images" / "elastic_front.svg").write_text(
+            chart.lines(f"Loss of every size, {self.arguments.steps} steps", "share of the FLOPs", "validation loss, nats per token",
+                        series), encoding="utf-8")
+
+    def plain_families(self) -> list[Family]:
+        """Of models that were trained alone, whole."""
+        runs = [self.run_of("alone 100%", seed, {}) for seed in self.arguments.seeds]
+        self.train(runs)
+        for run in runs:
+            self.trainings.train(run)
+        return self.families(runs)
+
+    def choice(self) -> list[dict]:
+        """P8, P10, P11 and P17 of the specification."""
+        families, plain = self.families(self.joint_runs()), self.plain_families()
+        rows = []
+
+        def mean_losses(some: list[Family], rule: str) -> list[float]:
+            return [statistics.mean(one.loss(flops(budget), rule) for budget in BUDGETS) for one in some]
+
+        proportional = mean_losses(families, "proportional")
+        for rule, goal in (("auto", 1.0), ("learned", 1.003)):
+            what = "the better of both" if rule == "auto" else "by gates"
+            rows.append(self.row(f"P10: loss, mean of 25, 50, 75%: {what}", mean_losses(families, rule), "nats per token",
+                                 "proportional", proportional, {"at_most": goal}))
+        rows.append(self.row("P10: the same without a joint stage: units drawn at random", mean_losses(plain, "random"),
+                             "nats per token", "proportional, by the size of weights", mean_losses(plain, "proportional"),
+                             {"at_least": 1.01}))
+        rows.append(self.row("P17: loss at 25% without a joint stage", [one.loss(flops(0.25)) for one in plain],
+                             "nats per token", "with one", [one.loss(flops(0.25)) for one in families], {"at_least": 1.02}))
+        ladder = [[one.loss(flops(budget)) for budget in BUDGETS] + [self.records.find(one.run)["loss"]]
+                  for one in families]
+        rows.append(self.row("P11: loss of a size, of that of the next smaller one: the largest of each run",
+                             [max(b / a for a, b in zip(one, one[1:])) for one in ladder], "", "1", 1.0, {"at_most": 1.003}))
+        fine = [round(0.3 + 0.05 * i, 2) for i in range(14)]
+        steps = []
+        for one in families:
+            losses = [one.loss(flops(budget)) for budget in fine]
+            steps.append(max(abs(b / a - 1) for a, b in zip(losses, losses[1:])))
+        rows.append(self.row("P8: change of the loss between budgets 5 points apart, above 30%: the largest of each run",
+                             [100 * step for step in steps], "%", "1%", 1.0, {"at_most": 1.0}))
+        return rows
+
+    def tuned(self, name: str, family: Family, limit: str, rule: str = "auto", teacher: str = "") -> Run:
         steps = max(1, round(TUNED_SHARE * self.arguments.steps))
-        rates = {"lr_schedule.lr": 3e-4, "lr_schedule.min_lr": 3e-5, "lr_schedule.warmup_steps": 1}
-        return self.run_of(f"{name} {percent(budget)} tuned", family.run.seed,
-                           rates | {"checkpoint.initial_load_path": str(family.member(budget)["folder"])}, steps)
+        settings = {"lr_schedule.lr": 3e-4, "lr_schedule.min_lr": 3e-5, "lr_schedule.warmup_steps": 1,
+                    "checkpoint.initial_load_path": str(family.member(limit, rule)["folder"].relative_to(bench.ROOT))}
+        if teacher:
+            settings["distillation.teacher_path"] = str(family.run.folder.relative_to(bench.ROOT))
+        return self.run_of(f"{name} {limit} tuned", family.run.seed, settings, steps)
 
     def cut(self) -> list[dict]:
         """Each with the same steps of training after it."""
-        joint = self.families(self.joint_runs())
-        plain_runs = [self.run_of("alone 100%", seed, {}) for seed in self.arguments.seeds]
-        self.train(plain_runs)
-        for run in plain_runs:
-            self.trainings.train(run)
-        plain = self.families(plain_runs)
+        joint, plain = self.families(self.joint_runs()), self.plain_families()
+        others = {"magnitude": "pruned by the size of weights", "even": "scaled evenly"}
         rows = []
         for budget in BUDGETS:
-            before = [[one.member(budget)["validation_loss"] for one in some] for some in (joint, plain)]
-            after = [[one["loss"] for one in self.train([self.tuned(name, one, budget) for one in some])]
-                     for name, some in (("joint", joint), ("pruned", plain))]
-            for what, (ours, theirs) in (("as it is", before), ("tuned", after)):
-                goal = {"at_most": 1.0} if what == "tuned" else None
-                rows.append(self.row(f"validation loss at {percent(budget)}, {what}", ours, "nats per token",
-                                     "pruned by the size of weights", theirs, goal))
+            limit = flops(budget)
+            before = [one.loss(limit) for one in joint]
+            after = [one["loss"] for one in self.train([self.tuned("joint", one, limit) for one in joint])]
+            for rule, what in others.items():
+                rows.append(self.row(f"validation loss at {percent(budget)}, as it is", before, "nats per token", what,
+                                     [one.loss(limit, rule) for one in plain]))
+                theirs = self.train([self.tuned(rule, one, limit, rule) for one in plain])
+                rows.append(self.row(f"validation loss at {percent(budget)}, tuned", after, "nats per token", f"{what}, tuned",
+                                     [one["loss"] for one in theirs], {"at_most": 1.0}))
+            taught = self.train([self.tuned("taught", one, limit, teacher="itself") for one in joint])
+            rows.append(self.row(f"P18: validation loss at {percent(budget)}, tuned with the whole model as teacher",
+                                 [one["loss"] for one in taught], "nats per token", "tuned", after))
         return rows
 
+    def experts(self) -> list[dict]:
+        """Budgets of parameters. A quarter cannot be reached by dropping experts alone."""
+        settings = {"dance.resource": "parameters", "dance.budgets": [0.5, 0.75]}
+        joint = self.families(self.joint_runs("joint parameters", settings))
+        plain = self.plain_families()
+        rows = []
+        for budget in (0.5, 0.75):
+            limit = f"parameters={budget}"
+            after = [one["loss"] for one in self.train([self.tuned("joint", one, limit) for one in joint])]
+            theirs = [one["loss"] for one in self.train([self.tuned("use", one, limit, "use") for one in plain])]
+            rows.append(self.row(f"validation loss with {percent(budget)} of the parameters, as it is",
+                                 [one.loss(limit) for one in joint], "nats per token", "without the experts that are used least",
+                                 [one.loss(limit, "use") for one in plain]))
+            rows.append(self.row(f"validation loss with {percent(budget)} of the parameters, tuned", after, "nats per token",
+                                 "without the experts that are used least, tuned", theirs, {"at_most": 1.0}))
+        rows += self.domain_rows(joint)
+        changes = [abs(1 - one.member("parameters=0.5")["costs"]["flops"]["share"]) * 100 for one in joint]
+        rows.append(self.row("P16: FLOPs that go with half of the parameters", changes, "%", "35%", 35.0, {"at_most": 1.0}))
+        return rows
+
+    def domain_rows(self, families: list[Family]) -> list[dict]:
+        """P19: half of the parameters, taken out for one of four domains each."""
+        own, others = [], []
+        for family in families:
+            names = family.run.lines("run")[0]["domains"][:4]
+            losses = {name: self.losses_by_domain(family.member("parameters=0.5", domain=name)["folder"]) for name in names}
+            own.append(statistics.mean(losses[name][name] for name in names))
+            others.append(statistics.mean(losses[taken][name] for name in names for taken in names if taken != name))
+        return [self.row("P19: loss on a domain, with the half of the parameters that was taken out for it", own, "nats per token",
+                         "taken out for another domain", others, {"at_most": 1.0})]
+
+    def losses_by_domain(self, folder: pathlib.Path) -> dict[str, float]:
+        found = folder.with_suffix(folder.suffix + ".eval.json")
+        if not found.exists():
+            self.trainings.call("eval", "--checkpoint", folder, "--data", self.trainings.data, "--split", "valid",
+                                "--num-threads", 1, "--output", found)
+        score = json.loads(found.read_text(encoding="utf-8"))
+        return {name: one["loss"] for name, one in score["by_domain"].items()}
+
     def served(self) -> list[dict]:
-        """Half of the FLOPs: speed of evaluation in turns, size of the file, latency by the table and measured."""
-        family = self.families(self.joint_runs())[0]
-        whole = [path for path in sorted((family.run.folder / "checkpoints").glob("step_*"))][-1]
-        half = family.member(0.5)
+        """Half of the FLOPs, of a larger model whose weights nobody has trained: speed does not ask for them. Latency,
+        of the trained one."""
+        large = self.run_of("large", 1, LARGE, 1)
+        self.trainings.train(large)
+        family = Family(self.trainings.program, large)
+        whole, half, light = newest(large), family.member(flops(0.5)), family.member("parameters=0.5")
+        parameters = large.lines("run")[0]["parameters"]
 
         def tokens_per_s(folder: pathlib.Path) -> float:
             begin = time.monotonic()
             out = self.trainings.call("eval", "--checkpoint", folder, "--data", self.trainings.data, "--num-threads", 1,
-                                      "--max-batches", 150, "--batch-size", 16)
+                                      "--max-batches", 12, "--batch-size", 16)
             return int(out.split()[-1]) / (time.monotonic() - begin)
 
         speeds = [(tokens_per_s(half["folder"]), tokens_per_s(whole)) for _ in range(5)]
-        rows = [self.row("tokens/s of evaluation at 50%, program start included", [a for a, _ in speeds], "tokens/s",
-                         "the whole model", [b for _, b in speeds], {"at_least": 1.6})]
-        size = sum(path.stat().st_size for path in half["folder"].glob("*.safetensors"))
-        rows.append(self.row("bytes of the file at 50%", [size], "bytes", "4 a parameter of the cost model",
-                             4 * half["costs"]["parameters"]["cost"], {"at_most": 1.02}))
-        table = WORK / "latency.json"
+        rows = [self.row("tokens/s of evaluation at 50% of the FLOPs, program start included", [a for a, _ in speeds],
+                         "tokens/s", "the whole model", [b for _, b in speeds], {"at_least": 1.6})]
+        size = sum(path.stat().st_size for path in light["folder"].glob("*.safetensors"))
+        told = 4 * light["costs"]["parameters"]["cost"]
+        rows.append(self.row("bytes of the file at 50% of the parameters", [size], "bytes", "4 a parameter of the cost model",
+                             told, {"at_most": 1.02}))
+        saved = [self.peak_bytes(whole) - self.peak_bytes(light["folder"]) for _ in range(3)]
+        rows.append(self.row("peak memory that half of the parameters save", saved, "bytes", "as the cost model says",
+                             4 * parameters - told, {"at_least": 0.98}))
+        return rows + [self.latency_row()]
+
+    def latency_row(self) -> dict:
+        run = self.joint_runs()[0]
+        whole, table, fast = newest(run), WORK / "latency.json", WORK / "fast"
         self.trainings.call("measure-latency", whole, "--output", table, "--num-threads", 1)
-        fast = WORK / "fast"
         subprocess.run(["rm", "-rf", fast], check=True)
-        out = self.trainings.call("extract", family.run.folder, "--budget", "latency=0.75", "--target", table, "--output",
-                                  fast, "--num-threads", 1, "--max-batches", 20)
+        out = self.trainings.call("extract", run.folder, "--budget", "latency=0.75", "--target", table, "--output", fast,
+                                  "--num-threads", 1, "--max-batches", 20)
         share = float(re.search(r"latency ([\d.]+)", out)[1])
         measured = [self.whole_latency(fast) / self.whole_latency(whole) for _ in range(5)]
-        rows.append(self.row("latency of a token, asked for 0.75", measured, "of the whole model's", "as reckoned", share,
-                             {"at_most": 1.05}))
-        return rows
+        return self.row("latency of a token, asked for 0.75", measured, "of the whole model's", "as reckoned", share,
+                        {"at_most": 1.05})
+
+    def peak_bytes(self, folder: pathlib.Path) -> int:
+        command = [self.trainings.program, "eval", "--checkpoint", folder, "--data", self.trainings.data, "--num-threads", "1",
+                   "--max-batches", "1", "--batch-size", "1"]
+        process = subprocess.Popen(command, cwd=bench.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, _, usage = os.wait4(process.pid, 0)
+        return usage.ru_maxrss * 1024
 
     def whole_latency(self, folder: pathlib.Path) -> float:
         out = self.trainings.call("measure-latency", folder, "--output", WORK / "scratch.json", "--num-threads", 1)
@@ -197,12 +331,45 @@ class Experiment:
         for name, settings in ROUTERS.items():
             runs = self.joint_runs("joint" if name == "top_k" else f"joint {name}", settings)
             losses = [self.records.find(run)["loss"] for run in runs]
-            half = [one.member(0.5)["validation_loss"] for one in self.families(runs)]
+            half = [one.loss(flops(0.5)) for one in self.families(runs)]
             ratios = [a / b for a, b in zip(half, losses)]
             base = base or ratios
             rows.append(self.row(f"loss of half of a {name} model, of the whole one's", ratios, "", "top_k's", base,
                                  None if name == "top_k" else {"at_most": 1.02}))
         return rows
+
+    def kinds(self) -> list[dict]:
+        """Of one seed and few steps, and of the training's own evaluation."""
+        rows = []
+        for name, settings in KINDS.items():
+            is_translator = name == "translator"
+            if is_translator and not self.prepare_pairs():
+                bench.note("skipped: translator (no multi30k.* beside the data)")
+                continue
+            trainings = Trainings(self.trainings.program, CONFIG, WORK / ("pairs" if is_translator else "domains"))
+            seed = self.arguments.seeds[0]
+            joint, alone = (self.run_of(f"{name} {what}", seed, settings | more, KIND_STEPS)
+                            for what, more in (("joint", DANCE), ("alone", {})))
+            for run in (joint, alone):
+                train_all(trainings, self.records, [run], 1, record_of)
+                trainings.train(run)
+            together, plain = Family(self.trainings.program, joint), Family(self.trainings.program, alone)
+            rows.append(self.row(f"{name}: validation loss of the whole model", [self.records.find(joint)["loss"]],
+                                 "nats per token", "trained alone", [self.records.find(alone)["loss"]], {"at_most": 1.02}))
+            for budget in BUDGETS:
+                rows.append(self.row(f"{name}: validation loss at {percent(budget)}", [together.loss(flops(budget))],
+                                     "nats per token", "pruned by the size of weights",
+                                     [plain.loss(flops(budget), "magnitude")], {"at_most": 1.0}))
+        return rows
+
+    def prepare_pairs(self) -> bool:
+        folder = self.arguments.data.resolve().parent
+        sides = [folder / f"multi30k.train.{language}" for language in ("en", "de")]
+        if not all(path.exists() for path in sides):
+            return False
+        if not (WORK / "pairs" / "dataset.json").exists():
+            self.trainings.call("prepare", "--output", WORK / "pairs", "--vocab-size", 1024, "--test-share", 0, "--pairs", *sides)
+        return True
 
 
 def table_of(rows: list[dict]) -> str:
@@ -242,8 +409,7 @@ def main() -> int:
     rows = bench.read_rows().get("elastic", [])
     for part in arguments.parts:
         found = getattr(experiment, part)()
-        rows = [row for row in rows if row["part"] != part or row["machine"] != bench.machine()]
-        rows += [row | {"part": part} for row in found]
+        rows = [row for row in rows if row["part"] != part] + [row | {"part": part} for row in found]
         bench.write_rows("elastic", rows)
         write_page(rows)
     print(bench.table({"elastic": rows}))

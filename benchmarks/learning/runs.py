@@ -53,7 +53,7 @@ class Run:
         return {
             "name": self.name, "seed": self.seed, "steps": self.steps, "settings": list(self.settings),
             "loss": score["loss"],
-            "by_domain": {name: one["loss"] for name, one in sorted(score["by_domain"].items())},
+            "by_domain": {name: one["loss"] for name, one in sorted(score.get("by_domain", {}).items())},
             "max_over_mean_load": self.mean("load_max_over_mean", 0.9),
             "dropped_share": self.mean("dropped_share", 0.9),
             "parameters": shape["parameters"], "active_parameters": shape["active_parameters"],

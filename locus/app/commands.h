@@ -104,14 +104,21 @@ struct CompareOptions {
 };
 void compare(const CompareOptions& options, std::ostream& out);
 
-// The smaller models inside a trained one: a table, and with `output` a page and a picture.
-struct SearchOptions {
-  std::string checkpoint;       // run folder or checkpoint
-  std::vector<double> budgets;  // shares of the forward FLOPs; empty: those of the training
-  std::string target;           // file of measure_latency(): latencies are told, too
-  std::string output;           // folder of search.md and its pictures; empty: none
-  int64_t max_batches = 0;      // of the validation data; 0: all
+// A trained model that smaller ones are chosen in, and how.
+struct ElasticOptions {
+  std::string checkpoint;      // run, checkpoint or model folder
+  std::string target;          // file of measure_latency(): latencies are known; empty: not
+  std::string rule = "auto";   // of kChoiceRules (app/elastic.h)
+  std::string domain;          // losses are of its tokens alone; empty: of all
+  int64_t max_batches = 0;     // of the validation data; 0: all
   int64_t num_threads = 0;
+};
+
+// The smaller models inside it: a table, and with `output` a page and a picture.
+struct SearchOptions {
+  ElasticOptions elastic;
+  std::vector<double> budgets;  // shares of what the training's are of; empty: those of the training
+  std::string output;           // folder of search.md and its pictures; empty: none
 };
 void search(const SearchOptions& options, std::ostream& out);
 
@@ -128,12 +135,9 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out);
 
 // One of them as a model folder.
 struct ExtractOptions {
-  std::string checkpoint;
+  ElasticOptions elastic;
   std::vector<std::string> budgets;  // "flops=0.5", "parameters=20M", "memory=2GB": all hold
-  std::string target;                // file of measure_latency(), for budgets of latency
   std::string output;                // folder that appears complete or not at all
-  int64_t max_batches = 0;           // of the validation data, for the choice; 0: all
-  int64_t num_threads = 0;
 };
 void extract(const ExtractOptions& options, std::ostream& out);
 

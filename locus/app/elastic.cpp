@@ -5,12 +5,17 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <utility>
 
 #include "locus/base/error.h"
 #include "locus/base/file.h"
 #include "locus/base/format.h"
 #include "locus/base/log.h"
+#include "locus/base/random.h"
 #include "locus/eval/perplexity.h"
+#include "locus/model/batch_tensors.h"
+#include "locus/ops/cross_entropy.h"
 #include "locus/search/extract.h"
 #include "locus/search/unit_gradients.h"
 #include "locus/train/machine.h"
@@ -18,6 +23,10 @@
 namespace locus::app {
 
 namespace {
+
+// What importance for a domain is of: as many batches as the joint stage looks at, found among so
+// many sequences of the training stream.
+constexpr int64_t kDomainBatches = 16, kSequencesLookedAt = 1 << 16, kScan = 1024;
 
 int64_t checked_threads(int64_t num_threads, int64_t max_batches) {
   if (max_batches < 0) throw ConfigError("--max-batches {} must be 0 (all) or more", max_batches);
@@ -61,8 +70,7 @@ void check_dance_budgets(const RunConfig& config) {
   const std::vector<double> even(space.units().size());
   for (const double budget : config.dance.budgets) {
     try {
-      search::choose_units(costs, even, {search::parse_limit(format("flops={}", budget), costs)},
-                           space.all());
+      search::choose_units(costs, even, {search::budget_limit(config.dance, budget, costs)}, space.all());
     } catch (const ConfigError& error) {
       throw ConfigError(
           "dance.budgets: {}; embeddings and logits stay, so a wider or deeper model, a smaller "
@@ -78,17 +86,17 @@ search::JointState load_joint_state(const fs::path& checkpoint) {
   return search::read_joint_state(file.string(), read_file(file));
 }
 
-ElasticModel::ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches,
-                           const std::string& target)
-    : loaded_(load_model(path, "", checked_threads(num_threads, max_batches))),
-      max_batches_(max_batches) {
+ElasticModel::ElasticModel(const ElasticOptions& options)
+    : options_(options),
+      loaded_(load_model(options.checkpoint, "",
+                         checked_threads(options.num_threads, options.max_batches))) {
   const RunConfig& config = loaded_.config;
   state_ = load_joint_state(loaded_.folder.path);
   space_ = std::make_unique<search::ArchSpace>(
       config.model, config.moe, config.chosen_router_options(),
       search::arch_options(config.dance, config.parallel.expert_model_parallel_size));
   search::CostSettings settings = cost_settings(config);
-  if (!target.empty()) settings.latency = read_target(target, config);
+  if (!options.target.empty()) settings.latency = read_target(options.target, config);
   costs_ = std::make_unique<search::CostModel>(*space_, settings);
   const size_t num_units = space_->units().size();
   for (const auto* values : {&state_.importance, &state_.gates.logits}) {
@@ -109,57 +117,200 @@ ElasticModel::ElasticModel(const std::string& path, int64_t num_threads, int64_t
         "compared",
         loaded_.folder.text());
   }
+  open_data();
+  check_rule();
+  if (!options.domain.empty()) domain_importance_ = domain_importance();
+}
+
+void ElasticModel::open_data() {
+  const RunConfig& config = loaded_.config;
   const auto paths = split_paths(config.data, "valid");
-  if (!paths.empty()) valid_data_ = open_data(paths, "valid", {}, config, *loaded_.tokenizer);
+  if (!paths.empty()) valid_data_ = app::open_data(paths, "valid", {}, config, *loaded_.tokenizer);
   if (valid_data_ && valid_data_->num_evaluation_sequences() == 0) valid_data_ = nullptr;
   if (!valid_data_ && has_joint_stage()) {
     log::warning("there is no validation data: what the gates choose is not compared");
   }
 }
 
+void ElasticModel::check_rule() const {
+  const std::string& rule = options_.rule;
+  if (std::find(kChoiceRules.begin(), kChoiceRules.end(), rule) == kChoiceRules.end()) {
+    std::string known;
+    for (const char* one : kChoiceRules) known += (known.empty() ? "" : ", ") + std::string(one);
+    throw ConfigError("--rule \"{}\" is not known; one of {}", rule, known);
+  }
+  if (rule == "learned" && !has_joint_stage()) {
+    throw ConfigError("--rule learned: {} was trained without dance.budgets and has no gates",
+                      loaded_.folder.text());
+  }
+  if (rule == "domain" && options_.domain.empty()) {
+    throw ConfigError("--rule domain: name one by --domain");
+  }
+  if ((rule == "use" || !options_.domain.empty()) && !valid_data_) {
+    throw ConfigError("--rule use and --domain look at the run's data, and there are none here");
+  }
+  if (rule == "use" && loaded_.transformer->moe_layers().empty()) {
+    throw ConfigError("--rule use: the model has no experts");
+  }
+}
+
 double ElasticModel::loss_of(model::Transformer& transformer) {
   if (!valid_data_) return std::numeric_limits<double>::quiet_NaN();
   transformer.set_domain_names(valid_data_->domain_names());
-  return eval::evaluate(transformer, *valid_data_, {},
-                        {.batch_size = loaded_.config.eval.batch_size, .max_batches = max_batches_})
-      .total.loss();
+  const eval::Evaluation all = eval::evaluate(
+      transformer, *valid_data_, {},
+      {.batch_size = loaded_.config.eval.batch_size, .max_batches = options_.max_batches});
+  if (options_.domain.empty()) return all.total.loss();
+  const auto found = all.by_domain.find(options_.domain);
+  if (found != all.by_domain.end()) return found->second.loss();
+  throw DataError("--domain {}: none of the validation data's tokens that were looked at is of it",
+                  options_.domain);
+}
+
+// As the joint stage's importance, of sequences of the training data that are mostly of the domain.
+std::vector<double> ElasticModel::domain_importance() {
+  const RunConfig& config = loaded_.config;
+  const auto source = app::open_data(config.data.train, "train", config.data.train_weights, config,
+                                     *loaded_.tokenizer);
+  const std::vector<std::string>& names = source->domain_names();
+  const auto place = std::find(names.begin(), names.end(), options_.domain);
+  if (place == names.end()) {
+    std::string known;
+    for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+    throw ConfigError("--domain {}: the training data have {}", options_.domain,
+                      known.empty() ? "no domains" : known);
+  }
+  const auto domain = static_cast<size_t>(place - names.begin());
+  const int64_t batch_size = config.eval.batch_size;
+  std::vector<int64_t> numbers;
+  for (int64_t first = 0; first < kSequencesLookedAt; first += kScan) {
+    const auto tokens = source->tokens_by_domain(first, kScan);
+    for (int64_t i = 0; i < kScan; ++i) {
+      const int64_t own = tokens[static_cast<size_t>(i)][domain];
+      if (2 * own > config.data.sequence_length) numbers.push_back(first + i);
+    }
+    if (std::ssize(numbers) >= kDomainBatches * batch_size) break;
+  }
+  if (numbers.empty()) {
+    throw DataError("--domain {}: none of {} sequences of the training data is mostly of it",
+                    options_.domain, kSequencesLookedAt);
+  }
+  model::Transformer& transformer = *loaded_.transformer;
+  transformer.set_domain_names(names);
+  const search::ModelCut all = search::whole_cut(config.model, config.moe);
+  std::vector<double> sums(space_->units().size());
+  for (int64_t b = 0; b < kDomainBatches && b * batch_size < std::ssize(numbers); ++b) {
+    const auto begin = numbers.begin() + b * batch_size;
+    const auto end = numbers.begin() + std::min(std::ssize(numbers), (b + 1) * batch_size);
+    data::Batch batch = source->training_batch({begin, end});
+    for (size_t i = 0; i < batch.labels.size(); ++i) {
+      if (batch.domain_ids[i] != static_cast<int64_t>(domain)) batch.labels[i] = -1;
+    }
+    const model::BatchTensors tensors =
+        model::to_tensors(batch, transformer.output_weight().device());
+    const at::Tensor hidden_TD = transformer.forward(tensors.input).hidden_TD;
+    const auto num_labels = tensors.labels_T.ge(0).sum().clamp_min(1);
+    (ops::linear_cross_entropy(hidden_TD, transformer.output_weight(), tensors.labels_T).loss_sum /
+     num_labels)
+        .backward();
+    const search::UnitGradients slopes =
+        search::unit_gradients(*space_, transformer, transformer, all);
+    for (size_t unit = 0; unit < sums.size(); ++unit) {
+      const double slope = slopes.dense[unit] + slopes.experts[unit];
+      sums[unit] += slope * slope;
+    }
+    for (at::Tensor& parameter : transformer.parameters()) parameter.mutable_grad().reset();
+  }
+  return sums;
+}
+
+// Experts by the tokens that they get of the validation data; all else stays.
+std::vector<double> ElasticModel::ranks_by_use() {
+  model::Transformer& transformer = *loaded_.transformer;
+  for (const auto& [layer, moe] : transformer.moe_layers()) moe->start_stats(0);
+  loss_of(transformer);
+  std::map<int64_t, std::vector<int64_t>> tokens;
+  for (const auto& [layer, moe] : transformer.moe_layers()) {
+    tokens[layer] = moe->take_stats().tokens_per_expert;
+  }
+  std::vector<double> ranks(space_->units().size());
+  for (size_t unit = 0; unit < ranks.size(); ++unit) {
+    const search::Unit& one = space_->units()[unit];
+    ranks[unit] = std::numeric_limits<double>::infinity();
+    if (one.kind != search::UnitKind::kExpert) continue;
+    ranks[unit] = 0;
+    for (const int64_t expert : space_->experts_of(one)) {
+      ranks[unit] += static_cast<double>(tokens[one.layer][static_cast<size_t>(expert)]);
+    }
+  }
+  return ranks;
 }
 
 double ElasticModel::whole_loss() { return loss_of(*loaded_.transformer); }
 
+std::vector<double> ElasticModel::ranks_by(const std::string& rule) {
+  const size_t num_units = space_->units().size();
+  if (rule == "learned") return state_.gates.logits;
+  if (rule == "use") return ranks_by_use();
+  if (rule == "random") {
+    return search::with_noise(std::vector<double>(num_units), 1.0, name_key("extract.random"));
+  }
+  if (rule == "even") {  // the same for all: ties go by number
+    return search::proportional_ranks(*space_, std::vector<double>(num_units));
+  }
+  if (rule == "magnitude") {
+    return search::proportional_ranks(*space_,
+                                      search::unit_magnitudes(*space_, *loaded_.transformer));
+  }
+  return search::proportional_ranks(*space_,
+                                    rule == "domain" ? domain_importance_ : importance_);
+}
+
 // What the next larger budget of the training leaves; all of it for other limits.
 search::Mask ElasticModel::trained_candidates(const std::vector<search::Limit>& limits) const {
   search::Mask candidates = space_->all();
-  if (limits.size() != 1 || limits.front().resource != search::Resource::kFlops) return candidates;
+  const search::Resource trained = search::parse_resource(dance().resource);
+  if (limits.size() != 1 || limits.front().resource != trained) return candidates;
   std::vector<double> budgets = dance().budgets;
   std::sort(budgets.rbegin(), budgets.rend());
   for (const double budget : budgets) {
-    const search::Limit larger = search::parse_limit(format("flops={}", budget), *costs_);
+    const search::Limit larger = search::budget_limit(dance(), budget, *costs_);
     if (larger.most <= limits.front().most) break;
     candidates = search::choose_units(*costs_, state_.gates.logits, {larger}, candidates);
   }
   return candidates;
 }
 
+SmallerModel ElasticModel::make(const std::string& rule, const std::vector<search::Limit>& limits) {
+  SmallerModel out;
+  out.rule = rule;
+  out.mask = search::choose_units(*costs_, ranks_by(rule), limits,
+                                  rule == "learned" ? trained_candidates(limits) : space_->all());
+  out.cut = space_->to_cut(out.mask);
+  for (size_t unit = 0; rule == "use" && unit < out.mask.size(); ++unit) {
+    if (out.mask[unit] != 0 || space_->units()[unit].kind == search::UnitKind::kExpert) continue;
+    throw ConfigError(
+        "--rule use: the budget is not met by dropping experts alone, which are left as many as a "
+        "token asks for");
+  }
+  out.transformer = search::extract(*loaded_.transformer, out.cut);
+  out.transformer->eval();
+  out.loss = loss_of(*out.transformer);
+  return out;
+}
+
 SmallerModel ElasticModel::choose(const std::vector<search::Limit>& limits) {
-  const auto make = [&](const std::string& rule, const std::vector<double>& ranks,
-                        const search::Mask& candidates) {
-    SmallerModel out;
-    out.rule = rule;
-    out.mask = search::choose_units(*costs_, ranks, limits, candidates);
-    out.cut = space_->to_cut(out.mask);
-    out.transformer = search::extract(*loaded_.transformer, out.cut);
-    out.transformer->eval();
-    out.loss = loss_of(*out.transformer);
-    return out;
-  };
-  SmallerModel proportional =
-      make("proportional", search::proportional_ranks(*space_, importance_), space_->all());
-  if (!has_joint_stage()) return proportional;
-  SmallerModel learned = make("learned", state_.gates.logits, trained_candidates(limits));
-  if (learned.mask == proportional.mask) return learned;
-  const bool is_worse = proportional.loss < learned.loss;  // without data, the learned one
-  return is_worse ? std::move(proportional) : std::move(learned);
+  if (options_.rule != "auto") return make(options_.rule, limits);
+  std::vector<std::string> rules;  // without data, the first
+  if (has_joint_stage()) rules.push_back("learned");
+  rules.push_back("proportional");
+  if (!options_.domain.empty()) rules.push_back("domain");
+  std::optional<SmallerModel> best;
+  for (const std::string& rule : rules) {
+    SmallerModel one = make(rule, limits);
+    if (!best || one.loss < best->loss) best = std::move(one);
+  }
+  return std::move(*best);
 }
 
 std::vector<std::string> describe_cut(const search::ArchSpace& space, const search::ModelCut& cut) {

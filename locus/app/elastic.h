@@ -2,20 +2,30 @@
 // takes out.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "locus/app/commands.h"
 #include "locus/app/session.h"
 #include "locus/search/choice.h"
 #include "locus/search/joint_stage.h"
 
 namespace locus::app {
 
+// How units are ranked, the first to go last: "learned" by gates; "proportional" by importance, all
+// layers alike; "domain" the same by importance for the tokens of ElasticOptions::domain. For
+// comparison: "magnitude" by the size of weights, "even" without looking at them, "random", and
+// "use", where experts with few tokens go and nothing else does.
+// "auto": learned, proportional and domain as far as there are, whichever has the lowest loss.
+inline constexpr std::array kChoiceRules = {"auto", "learned", "proportional", "domain",
+                                            "magnitude", "even", "random", "use"};
+
 // A smaller model, chosen under limits.
 struct SmallerModel {
-  std::string rule;  // by which its units were chosen: learned | proportional
+  std::string rule;  // one of kChoiceRules but "auto"
   search::Mask mask;
   search::ModelCut cut;
   std::shared_ptr<model::Transformer> transformer;
@@ -24,14 +34,11 @@ struct SmallerModel {
 
 class ElasticModel {
  public:
-  // `max_batches`: of the validation data; 0: all. `target`: file of this machine's latencies;
-  // empty: none. Says it where the run had no joint stage.
-  ElasticModel(const std::string& path, int64_t num_threads, int64_t max_batches,
-               const std::string& target);
+  // Says it where the run had no joint stage. ConfigError where a rule has nothing to go by.
+  explicit ElasticModel(const ElasticOptions& options);
 
-  // Of the choices that the gates and importance make, the one with the lower loss. The gates'
-  // choice under a limit of FLOPs is inside the models of larger budgets that were trained, as they
-  // were.
+  // By the options' rule. The gates' choice under a limit of the resource that was trained for is
+  // inside the models of larger budgets, as it was in training.
   SmallerModel choose(const std::vector<search::Limit>& limits);
   // Its loss as it is.
   double whole_loss();
@@ -40,18 +47,25 @@ class ElasticModel {
   const search::ArchSpace& space() const { return *space_; }
   const search::CostModel& costs() const { return *costs_; }
   const search::DanceConfig& dance() const { return loaded_.config.dance; }
+  const std::string& domain() const { return options_.domain; }
   bool has_joint_stage() const { return !state_.gates.logits.empty(); }
 
  private:
+  void check_rule() const;
+  void open_data();
   double loss_of(model::Transformer& transformer);
+  std::vector<double> ranks_by(const std::string& rule);
+  std::vector<double> domain_importance();
+  std::vector<double> ranks_by_use();
+  SmallerModel make(const std::string& rule, const std::vector<search::Limit>& limits);
   search::Mask trained_candidates(const std::vector<search::Limit>& limits) const;
 
+  const ElasticOptions options_;
   LoadedModel loaded_;
-  int64_t max_batches_;
   search::JointState state_;
   std::unique_ptr<search::ArchSpace> space_;
   std::unique_ptr<search::CostModel> costs_;
-  std::vector<double> importance_;
+  std::vector<double> importance_, domain_importance_;
   std::shared_ptr<const data::SampleSource> valid_data_;  // null: none
 };
 

@@ -71,9 +71,11 @@ std::string record(ElasticModel& whole, const SmallerModel& part,
   ordered_json out{{"source", whole.loaded().folder.text()},
                    {"budgets", budgets},
                    {"chosen_by", part.rule},
+                   {"domain", nullptr},
                    {"validation_loss", nullptr},
                    {"costs", costs_json(whole, part.mask)},
                    {"layers", layers}};
+  if (!whole.domain().empty()) out["domain"] = whole.domain();
   if (std::isfinite(part.loss)) out["validation_loss"] = part.loss;
   return out.dump(2) + "\n";
 }
@@ -87,7 +89,7 @@ void extract(const ExtractOptions& options, std::ostream& out) {
   if (options.output.empty()) throw ConfigError("--output: name a folder");
   check_empty(options.output);
   watch_signals();
-  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches, options.target);
+  ElasticModel whole(options.elastic);
   std::vector<search::Limit> limits;
   for (const std::string& text : options.budgets) {
     limits.push_back(search::parse_limit(text, whole.costs()));

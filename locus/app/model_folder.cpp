@@ -134,6 +134,13 @@ RunConfig folder_config(const ModelFolder& folder) {
   return config;
 }
 
+bool has_tokenizer(const fs::path& folder, const data::Tokenizer& tokenizer) {
+  for (const char* file : {"tokenizer.json", "tokenizer.model"}) {
+    if (holds(folder, file) && read_file(folder / file) == tokenizer.serialized()) return true;
+  }
+  return false;
+}
+
 std::unique_ptr<data::Tokenizer> folder_tokenizer(const fs::path& folder, int64_t vocab_size) {
   for (const char* name : kTokenizerFiles) {
     if (holds(folder, name)) io::folder_member(folder, name, folder);

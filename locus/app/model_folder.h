@@ -49,6 +49,9 @@ RunConfig folder_config(const ModelFolder& folder);
 // than `vocab_size`.
 std::unique_ptr<data::Tokenizer> folder_tokenizer(const fs::path& folder, int64_t vocab_size);
 
+// Whether the folder's tokenizer, in either of its forms, is this one.
+bool has_tokenizer(const fs::path& folder, const data::Tokenizer& tokenizer);
+
 // The files of a tokenizer, as Hugging Face names them.
 inline constexpr std::array kTokenizerFiles = {"tokenizer.json",
                                                "tokenizer.model",

@@ -274,6 +274,10 @@ void check_training(const RunConfig& config, Problems& out) {
   out.not_negative("checkpoint.keep_last", static_cast<double>(config.checkpoint.keep_last));
   out.not_negative("checkpoint.keep_every", static_cast<double>(config.checkpoint.keep_every));
   out.positive("checkpoint.max_shard_bytes", config.checkpoint.max_shard_bytes);
+  out.share("distillation.label_share", config.distillation.label_share);
+  out.add_if(!config.distillation.teacher_path.empty() && config.train.label_smoothing > 0,
+             "distillation.teacher_path: not with train.label_smoothing; a teacher's distribution "
+             "is smooth");
   out.positive("log.interval", config.log.interval);
   out.positive("log.router_interval", config.log.router_interval);
   out.positive("log.domain_interval", config.log.domain_interval);
@@ -535,6 +539,7 @@ bool makes_shape(const std::string& key) {
                                           "moe.experts_per_layer",
                                           "moe.router.top_k_per_layer",
                                           "dance.budgets",
+                                          "dance.resource",
                                           "dance.block_size",
                                           "dance.depth",
                                           "dance.expert_ranks",

@@ -27,6 +27,7 @@ struct RunConfig {
   train::OptimizerConfig optimizer;
   train::LrScheduleConfig lr_schedule;
   train::CheckpointConfig checkpoint;
+  train::DistillationConfig distillation;
   train::LogConfig log;
   eval::EvalConfig eval;
   evolve::EvolveConfig evolve;
@@ -51,6 +52,7 @@ struct RunConfig {
     v("optimizer", optimizer, "");
     v("lr_schedule", lr_schedule, "");
     v("checkpoint", checkpoint, "");
+    v("distillation", distillation, "");
     v("log", log, "");
     v("eval", eval, "");
     v("evolve", evolve, "");

@@ -33,19 +33,21 @@ std::string number_or_dash(double value, std::string_view pattern) {
 
 // Serving a larger model in place of a smaller one that is better costs more: of those that cost no
 // more, the best one serves.
-double served_loss(const std::vector<Member>& family, const search::CostModel& costs,
+double served_loss(const std::vector<Member>& family, const ElasticModel& whole,
                    const Member& member) {
+  const search::Resource resource = search::parse_resource(whole.dance().resource);
   double best = member.loss;
   for (const Member& one : family) {
-    const bool fits = costs.cost(search::Resource::kFlops, one.mask) <=
-                      costs.cost(search::Resource::kFlops, member.mask);
+    const bool fits =
+        whole.costs().cost(resource, one.mask) <= whole.costs().cost(resource, member.mask);
     if (fits && one.loss < best) best = one.loss;
   }
   return best;
 }
 
 std::vector<std::vector<std::string>> table_of(const std::vector<Member>& family,
-                                               const search::CostModel& costs) {
+                                               const ElasticModel& whole) {
+  const search::CostModel& costs = whole.costs();
   std::vector<std::vector<std::string>> rows{{"budget", "FLOPs", "parameters", "memory", "exchange",
                                               "latency", "loss", "served", "chosen by"}};
   for (const Member& one : family) {
@@ -56,7 +58,7 @@ std::vector<std::vector<std::string>> table_of(const std::vector<Member>& family
           number_or_dash(costs.cost(resource, one.mask) / costs.whole(resource) * 100, "{:.1f}%"));
     }
     row.push_back(number_or_dash(one.loss, "{:.4f}"));
-    row.push_back(number_or_dash(served_loss(family, costs, one), "{:.4f}"));
+    row.push_back(number_or_dash(served_loss(family, whole, one), "{:.4f}"));
     row.push_back(one.rule);
     rows.push_back(std::move(row));
   }
@@ -81,18 +83,18 @@ std::string markdown(const std::vector<std::vector<std::string>>& rows) {
 void write_page(const fs::path& folder, const ElasticModel& whole,
                 const std::vector<Member>& family, const std::string& source) {
   make_folders(folder);
+  const search::Resource resource = search::parse_resource(whole.dance().resource);
   compare::Line line{.name = "models", .x = {}, .y = {}};
   std::string text =
-      format("# Models inside {}\n\n{}\n", source, markdown(table_of(family, whole.costs())));
+      format("# Models inside {}\n\n{}\n", source, markdown(table_of(family, whole)));
   for (auto one = family.rbegin(); one != family.rend(); ++one) {
     if (!std::isfinite(one->loss)) continue;
-    line.x.push_back(whole.costs().cost(search::Resource::kFlops, one->mask) /
-                     whole.costs().whole(search::Resource::kFlops));
+    line.x.push_back(whole.costs().cost(resource, one->mask) / whole.costs().whole(resource));
     line.y.push_back(one->loss);
   }
   if (line.x.size() > 1) {
     write_file_atomic(folder / "front.svg", compare::line_chart("Loss of the models inside",
-                                                                "share of the FLOPs", {line}));
+                                                                format("share of the {}", resource_name(resource)), {line}));
     text += "![Loss over cost](front.svg)\n\n";
   }
   std::vector<KeptColumn> columns;
@@ -115,14 +117,13 @@ void write_page(const fs::path& folder, const ElasticModel& whole,
 
 void search(const SearchOptions& options, std::ostream& out) {
   watch_signals();
-  ElasticModel whole(options.checkpoint, options.num_threads, options.max_batches, options.target);
+  ElasticModel whole(options.elastic);
   std::vector<double> budgets = options.budgets;
   if (budgets.empty()) budgets = whole.dance().budgets;
   if (budgets.empty()) budgets = {0.25, 0.5, 0.75};
   for (const double budget : budgets) {
     if (budget > 0 && budget < 1) continue;
-    throw ConfigError("--budgets {}: a share of the whole model's FLOPs is over 0 and below 1",
-                      budget);
+    throw ConfigError("--budgets {}: a share of the whole model's {} is over 0 and below 1", budget, whole.dance().resource);
   }
   std::sort(budgets.rbegin(), budgets.rend());
   std::vector<Member> family{{.mask = whole.space().all(),
@@ -130,7 +131,7 @@ void search(const SearchOptions& options, std::ostream& out) {
                               .loss = whole.whole_loss()}};
   for (const double budget : budgets) {
     if (const int signal = received_signal()) throw Interrupted(signal);
-    const search::Limit limit = search::parse_limit(format("flops={}", budget), whole.costs());
+    const search::Limit limit = search::budget_limit(whole.dance(), budget, whole.costs());
     try {
       SmallerModel part = whole.choose({limit});
       family.push_back({budget, part.rule, std::move(part.mask), std::move(part.cut), part.loss});
@@ -139,7 +140,7 @@ void search(const SearchOptions& options, std::ostream& out) {
       log::warning("{}", error.what());  // not a budget that somebody asked for
     }
   }
-  const std::vector<std::vector<std::string>> rows = table_of(family, whole.costs());
+  const std::vector<std::vector<std::string>> rows = table_of(family, whole);
   std::vector<std::string> headings = rows.front();
   for (size_t i = 0; i + 1 < headings.size(); ++i) headings[i] = ">" + headings[i];
   TextTable table(headings);

@@ -109,10 +109,7 @@ void check_initial_tokenizer(const RunConfig& config, const data::Tokenizer& tok
   const fs::path folder = resolve_model_folder(model).path;
   const auto theirs = folder_tokenizer(folder, 0);
   if (!theirs || theirs->serialized() == tokenizer.serialized()) return;
-  // Of a folder with the same tokenizer in both forms, either will do.
-  for (const char* file : {"tokenizer.json", "tokenizer.model"}) {
-    if (holds(folder, file) && read_file(folder / file) == tokenizer.serialized()) return;
-  }
+  if (has_tokenizer(folder, tokenizer)) return;
   const std::string data =
       config.data.tokenizer.empty() ? fs::path(name).parent_path().string() : name;
   throw DataError(

@@ -80,6 +80,7 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   }
   comm::together(parallel_.world.get(), [&] { begin_from(step); });
   check_weights();
+  comm::together(parallel_.world.get(), [&] { load_teacher(); });
   // A run that was killed before its first checkpoint keeps what it wrote, too.
   comm::together(parallel_.world.get(), [&] {
     if (!leads()) return;
@@ -254,13 +255,37 @@ void TrainSession::load_initial_weights() {
   log::info("starting from the weights of {}", folder.text());
 }
 
+// All of it on each rank: it computes this rank's tokens alone.
+void TrainSession::load_teacher() {
+  const std::string& path = config_.distillation.teacher_path;
+  if (path.empty()) return;
+  const ModelFolder folder = resolve_model_folder(path);
+  RunConfig config = folder_config(folder);
+  const auto kind = [](const RunConfig& one) {
+    return std::pair(one.model.is_encoder(), one.model.is_encoder_decoder());
+  };
+  if (!has_tokenizer(folder.path, *tokenizer_) || config.model.vocab_size != config_.model.vocab_size || kind(config) != kind(config_)) {
+    throw ConfigError(
+        "distillation.teacher_path = {}: a teacher has the tokenizer and the vocabulary of what "
+        "learns from it, and is a model of the same kind",
+        path);
+  }
+  if (config.model.max_position_embeddings < config_.data.sequence_length) {
+    throw ConfigError("distillation.teacher_path = {}: takes {} tokens, data.sequence_length is {}",
+                      path, config.model.max_position_embeddings, config_.data.sequence_length);
+  }
+  config.train.dtype = config_.train.dtype;
+  teacher_ = load_transformer(folder, config);
+  teacher_->to(find_device(config_.train.device, parallel_));
+  teacher_flops_per_token_ =
+      model::forward_flops_per_token(config.model, config.moe, config_.data.sequence_length,
+                                     cost_settings(config_).labelled_share);
+  log::info("learning from {}, too", folder.text());
+}
+
 // What a resumed run must have in common with its past, and what had better be equal.
 void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
-  const auto is_ours = [&](const char* name) {
-    const fs::path path = checkpoint.path / name;
-    return fs::exists(path) && read_file(path) == tokenizer_->serialized();
-  };
-  if (!is_ours("tokenizer.model") && !is_ours("tokenizer.json")) {
+  if (!has_tokenizer(checkpoint.path, *tokenizer_)) {
     throw DataError("{}: was trained with another tokenizer than {}", checkpoint.path.string(),
                     tokenizer_path(config_.data));
   }
@@ -276,7 +301,8 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
     const bool matters = key.starts_with("model.") || key.starts_with("moe.") ||
                          key.starts_with("data.") || key.starts_with("optimizer.") ||
                          key.starts_with("lr_schedule.") || key.starts_with("evolve.") ||
-                         key.starts_with("dance.") || key == "train.seed" ||
+                         key.starts_with("dance.") || key.starts_with("distillation.") ||
+                         key == "train.seed" ||
                          key == "train.label_smoothing" || key == "train.max_steps" ||
                          key == "train.global_batch_size" || key == "train.dtype";
     const std::string was = locus::to_toml(before[i].value);
@@ -347,11 +373,13 @@ train::TrainerSettings TrainSession::settings() {
           .lr_schedule = config_.lr_schedule,
           .checkpoint = config_.checkpoint,
           .log = config_.log,
+          .distillation = config_.distillation,
           .eval_interval = config_.eval.interval,
           .prefetch = config_.data.prefetch,
           .place_sequences = config_.parallel.place_sequences,
           .place_experts_interval = config_.parallel.place_experts_interval,
-          .flops_per_token = 3 * (forward_flops_per_token(phase_) - planned),
+          .flops_per_token =
+              3 * (forward_flops_per_token(phase_) - planned) + teacher_flops_per_token_,
           .flops_per_expert = of_expert,
           .peak_flops = speed_.peak_flops,
           .texts =
@@ -422,7 +450,7 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
   write_run_line(grows);
   comm::together(parallel_.world.get(), [&] { make_joint_stage(); });
   train::Trainer trainer({*transformer_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr,
-                          checkpoints, joint_stage_.get()},
+                          checkpoints, joint_stage_.get(), teacher_},
                          settings());
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   trainer.stop_when([this](int64_t step, double loss) {

@@ -48,6 +48,7 @@ class TrainSession {
   void begin_from(std::optional<int64_t> step);
   void load_checkpoint(const train::CheckpointRef& checkpoint);
   void load_initial_weights();
+  void load_teacher();
   void grow();
   train::TrainOutcome train_phase(train::CheckpointWriter& checkpoints);
   void make_joint_stage();
@@ -72,6 +73,8 @@ class TrainSession {
   std::shared_ptr<const data::SampleSource> train_data_, valid_data_;  // valid_data_ null: none
   std::optional<RunFolder> folder_;
   std::shared_ptr<model::Transformer> transformer_;
+  std::shared_ptr<model::Transformer> teacher_;  // null: none
+  double teacher_flops_per_token_ = 0;
   std::unique_ptr<train::Optimizer> optimizer_;
   train::TrainerState state_;
   search::JointState joint_state_;

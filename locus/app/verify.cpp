@@ -192,6 +192,9 @@ void verify(const VerifyOptions& options, std::ostream& out) {
   if (layouts.empty()) throw ConfigError("--layouts names no layout; \"dp2 ep2 ep4\", for example");
   RunConfig config = load_run_config(options.config, options.overrides);
   validate(config);
+  if (!config.distillation.teacher_path.empty()) {
+    throw ConfigError("distillation.teacher_path: verify compares layouts without a teacher");
+  }
   set_threads(1);
   const ScratchFolder scratch;
   const auto source = open_source(config, scratch.path(), options.steps);

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace locus::search {
 
 struct DanceConfig {
   std::vector<double> budgets;
+  std::string resource = "flops";
   double begin = 0.5;
   int64_t calibration_steps = 16;
   int64_t block_size = 16;
@@ -27,8 +29,10 @@ struct DanceConfig {
   template <class V>
   void visit_fields(V& v) {
     v("budgets", budgets,
-      "smaller models that are trained inside this one, by their share of its forward FLOPs, as "
+      "smaller models that are trained inside this one, by their share of what it costs, as "
       "[0.25, 0.5, 0.75]; `locus extract` takes them out; empty: none");
+    v("resource", resource,
+      "the cost that budgets are shares of: flops (forward) | parameters | memory | exchange");
     v("begin", begin, "share of train.max_steps after which they are trained, too");
     v("calibration_steps", calibration_steps,
       "steps before that, whose gradients tell how important heads, channels and experts are");

@@ -28,6 +28,11 @@ std::vector<double> summed(comm::ProcessGroup* group, const std::vector<double>&
   return {begin, begin + values.size()};
 }
 
+// Latency is not among them: it is of one machine, and a training goes from one to another.
+std::vector<std::string> budget_resources() {
+  return {"flops", "parameters", "memory", "exchange"};
+}
+
 // Left of the units whose outputs have a gate of their own in the full width: heads, channels and
 // branches stay, experts and slots go.
 Mask without_experts_and_slots(const ArchSpace& space, const Mask& mask) {
@@ -75,6 +80,10 @@ int64_t first_joint_step(const DanceConfig& config, int64_t max_steps) {
   return std::max(step, config.calibration_steps);
 }
 
+Limit budget_limit(const DanceConfig& config, double budget, const CostModel& costs) {
+  return parse_limit(format("{}={}", config.resource, budget), costs);
+}
+
 ArchOptions arch_options(const DanceConfig& config, int64_t ep_size) {
   return {.block_size = config.block_size,
           .least_channels = config.least_channels,
@@ -90,7 +99,7 @@ std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) 
   };
   for (const double budget : config.budgets) {
     add_if(!(budget > 0 && budget < 1),
-           "dance.budgets holds {}: a smaller model's share of the FLOPs is over 0 and below 1",
+           "dance.budgets holds {}: a smaller model's share of the costs is over 0 and below 1",
            budget);
   }
   const auto share = [&](std::string_view key, double value) {
@@ -102,6 +111,9 @@ std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) 
   share("gate_share", config.gate_share);
   add_if(!(config.full_weight > 0 && config.full_weight < 1),
          "dance.full_weight = {} must be over 0 and below 1", config.full_weight);
+  const auto kinds = budget_resources();
+  add_if(std::find(kinds.begin(), kinds.end(), config.resource) == kinds.end(),
+         "dance.resource = \"{}\" is not one of flops, parameters, memory, exchange", config.resource);
   add_if(config.block_size < 1, "dance.block_size = {} must be at least 1", config.block_size);
   add_if(config.expert_ranks < 0, "dance.expert_ranks = {} must be 0 or more", config.expert_ranks);
   add_if(config.gate_interval < 1, "dance.gate_interval = {} must be at least 1",
@@ -171,7 +183,7 @@ JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
         std::max(state.importance.size(), state.gates.logits.size()), space_.units().size());
   }
   for (const double budget : budgets_) {
-    limits_.push_back(parse_limit(format("flops={}", budget), costs_));
+    limits_.push_back(budget_limit(config_, budget, costs_));
   }
   // Before any step: what cannot be reached.
   choose_units(costs_, std::vector<double>(space_.units().size()), {limits_.back()}, space_.all());
@@ -396,8 +408,7 @@ void JointStage::begin_joint_stage() {
   state_.gates.logits = proportional_ranks(space_, state_.importance);
   std::string text;
   for (const double budget : budgets_) text += format("{}{}", text.empty() ? "" : ", ", budget);
-  log::info("step {}: models of {} of the FLOPs are trained from here on, too; {} units", step_,
-            text, space_.units().size());
+  log::info("step {}: models of {} of the {} are trained from here on, too; {} units", step_, text, config_.resource, space_.units().size());
 }
 
 void JointStage::report(train::MetricLine& line) {

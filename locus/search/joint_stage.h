@@ -40,6 +40,9 @@ JointState read_joint_state(const std::string& source, const std::string& json);
 // The joint stage's first step; max_steps without one.
 int64_t first_joint_step(const DanceConfig& config, int64_t max_steps);
 
+// The limit of one of the settings' budgets.
+Limit budget_limit(const DanceConfig& config, double budget, const CostModel& costs);
+
 // `ep_size`: where the settings do not say how many ranks experts are shared by.
 ArchOptions arch_options(const DanceConfig& config, int64_t ep_size);
 

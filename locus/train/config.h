@@ -1,4 +1,4 @@
-// Settings of training: [train], [optimizer], [lr_schedule], [checkpoint], [log].
+// Settings of training: [train], [optimizer], [lr_schedule], [checkpoint], [distillation], [log].
 #pragma once
 
 #include <cstdint>
@@ -100,6 +100,21 @@ struct CheckpointConfig {
       "largest safetensors file; more weights go to several with an index");
     v("initial_load_path", initial_load_path,
       "model folder, checkpoint or run whose weights and shape a new run starts from; empty: none");
+  }
+};
+
+// A trained model that this one learns from beside the labels (Hinton et al., 2015).
+struct DistillationConfig {
+  std::string teacher_path;
+  double label_share = 0.5;
+
+  template <class V>
+  void visit_fields(V& v) {
+    v("teacher_path", teacher_path,
+      "run, checkpoint or model folder of a model with the same tokenizer, whose distribution is "
+      "learned, too; each rank holds all of it; empty: none");
+    v("label_share", label_share,
+      "share of the labels in the loss; the rest is KL(teacher || model)");
   }
 };
 

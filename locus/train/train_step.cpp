@@ -157,14 +157,35 @@ void TrainStep::sum_over_ranks(StepResult& result) const {
   }
 }
 
+void TrainStep::set_teacher(std::shared_ptr<model::Transformer> teacher, double label_share) {
+  teacher_ = std::move(teacher);
+  label_share_ = label_share;
+}
+
+ops::Distillation TrainStep::distill(const model::BatchTensors& tensors,
+                                     const at::Tensor& hidden_TD) const {
+  at::Tensor teacher_hidden_TD;
+  {
+    const at::NoGradGuard no_grad;
+    teacher_hidden_TD = teacher_->forward(tensors.input).hidden_TD;
+  }
+  return ops::linear_distillation(hidden_TD, transformer_.output_weight(), tensors.labels_T,
+                                  teacher_hidden_TD, teacher_->output_weight(), label_share_);
+}
+
 TrainStep::Losses TrainStep::forward(const model::BatchTensors& tensors, int64_t num_labels) {
   const Span span("forward", "compute");
   comm::note_phase(transformer_.config().parallel.activity, "forward");
   const model::TransformerOutput out = transformer_.forward(tensors.input);
+  const auto count = static_cast<double>(std::max<int64_t>(num_labels, 1));
+  if (teacher_) {
+    const ops::Distillation losses = distill(tensors, out.hidden_TD);
+    return {losses.loss_sum / count, out.aux_loss, losses.cross_entropy_sum / count,
+            out.hidden_TD.detach()};
+  }
   const ops::CrossEntropy entropy =
       ops::linear_cross_entropy(out.hidden_TD, transformer_.output_weight(), tensors.labels_T,
                                 /*want_correct=*/false, config_.label_smoothing);
-  const auto count = static_cast<double>(std::max<int64_t>(num_labels, 1));
   const at::Tensor task = entropy.loss_sum / count;
   const bool is_smoothed = config_.label_smoothing > 0;
   return {task, out.aux_loss, is_smoothed ? entropy.loss_T.sum(at::kDouble) / count : task,

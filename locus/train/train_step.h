@@ -7,6 +7,7 @@
 
 #include "locus/data/batch.h"
 #include "locus/model/transformer.h"
+#include "locus/ops/distillation.h"
 #include "locus/train/checkpoint.h"
 #include "locus/train/config.h"
 #include "locus/train/extra_passes.h"
@@ -35,6 +36,11 @@ class TrainStep {
   // Of every step from now on; null: none. It outlives this.
   void set_extra_passes(ExtraPasses* extra) { extra_ = extra; }
 
+  // In place of labels alone, from now on: label_share * cross entropy + the rest * KL(teacher ||
+  // model). It is whole on each rank, and computes this rank's tokens. The loss that is told stays
+  // the cross entropy.
+  void set_teacher(std::shared_ptr<model::Transformer> teacher, double label_share);
+
   // `micro_batches`: this rank's; all else is of all ranks together.
   // Loss = sum of cross entropies / number of labels of the global batch: each token weighs the
   // same, whatever micro-batch it is in. `state` keeps the guard's memory; step and tokens are the
@@ -46,10 +52,11 @@ class TrainStep {
   void sum_over_ranks(StepResult& result) const;
   struct Losses {
     at::Tensor task, aux;  // to minimise
-    at::Tensor told;       // the task's without label smoothing
+    at::Tensor told;       // the cross entropy, without label smoothing
     at::Tensor hidden_TD;
   };
   Losses forward(const model::BatchTensors& tensors, int64_t num_labels);
+  ops::Distillation distill(const model::BatchTensors& tensors, const at::Tensor& hidden_TD) const;
   double backward(const data::Batch& batch, int64_t num_labels, double weight, int64_t step,
                   StepResult& result);
   std::string guard(const StepResult& result, const TrainerState& state) const;
@@ -61,6 +68,8 @@ class TrainStep {
   at::Device device_;
   GradientReducer reducer_;
   ExtraPasses* extra_ = nullptr;
+  std::shared_ptr<model::Transformer> teacher_;  // null: none
+  double label_share_ = 1;
   double own_weight_ = 1;  // of the own loss, in this step
 };
 

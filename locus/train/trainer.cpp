@@ -91,11 +91,13 @@ Trainer::Trainer(const TrainerParts& parts, TrainerSettings settings)
       train_step_(parts_.transformer, parts_.optimizer, settings_.train,
                   parts_.transformer.output_weight().device()) {
   train_step_.set_extra_passes(parts_.extra);
+  if (parts_.teacher) train_step_.set_teacher(parts_.teacher, settings_.distillation.label_share);
 }
 
 TrainOutcome Trainer::run(TrainerState state) {
   state_ = state;
   parts_.transformer.set_domain_names(parts_.source->domain_names());
+  if (parts_.teacher) parts_.teacher->set_domain_names(parts_.source->domain_names());
   start_placement();
   start_expert_moves();
   const TrainConfig& config = settings_.train;

@@ -31,6 +31,7 @@ struct TrainerParts {
   MetricsWriter* metrics;  // null: says nothing
   CheckpointWriter& checkpoints;
   ExtraPasses* extra = nullptr;  // of every step; null: none
+  std::shared_ptr<model::Transformer> teacher = nullptr;  // of every step; null: none
 };
 
 struct TrainerSettings {
@@ -38,6 +39,7 @@ struct TrainerSettings {
   LrScheduleConfig lr_schedule;
   CheckpointConfig checkpoint;
   LogConfig log;
+  DistillationConfig distillation;
   int64_t eval_interval = 0;  // 0: only at the end
   int64_t prefetch = 4;
   bool place_sequences = false;        // parallel.place_sequences

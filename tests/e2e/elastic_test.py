@@ -167,6 +167,50 @@ class Elastic:
         before = json.loads((self.folder / "half" / "extract.json").read_text())["validation_loss"]
         after = corpus.lines_of(self.folder / "tuned", "valid")[-1]["loss"]
         assert after < before + 0.1, (before, after)
+        # The same, taught by the model that it was taken out of.
+        self.train("taught", "checkpoint.initial_load_path=half", "dance.budgets=[]", "train.max_steps=10",
+                   "lr_schedule.lr=1e-4", "lr_schedule.min_lr=1e-5", "distillation.teacher_path=whole")
+        taught = corpus.lines_of(self.folder / "taught", "valid")[-1]["loss"]
+        assert taught < before + 0.1 and taught != after, (before, taught)
+        _, errors = self.train("refused", "distillation.teacher_path=whole", "train.label_smoothing=0.1", code=2)
+        assert "distillation.teacher_path: not with train.label_smoothing" in errors, errors
+
+    def chooses_by_rules_and_domains(self):
+        found = {}
+        for rule in ("learned", "proportional", "magnitude", "even", "random"):
+            out, _ = self.run("extract", "whole", "--budget", "flops=0.5", "--rule", rule, "--output", f"by_{rule}")
+            found[rule] = json.loads((self.folder / f"by_{rule}" / "extract.json").read_text())
+            assert found[rule]["chosen_by"] == rule and found[rule]["costs"]["flops"]["share"] <= 0.5, out
+        best = min(found[rule]["validation_loss"] for rule in ("learned", "proportional"))
+        half = json.loads((self.folder / "half" / "extract.json").read_text())["validation_loss"]
+        assert abs(best - half) < 1e-6, (best, half)
+        assert found["random"]["layers"] != found["even"]["layers"]
+        self.run("extract", "whole", "--budget", "parameters=0.8", "--rule", "use", "--output", "by_use")
+        use = json.loads((self.folder / "by_use" / "extract.json").read_text())["layers"]
+        assert all(layer["channels"] == use[0]["channels"] for layer in use), use
+        assert any(layer["experts"] != "0-3" for layer in use), use
+        domains = corpus.lines_of(self.folder / "whole", "run")[-1]["domains"]
+        out, _ = self.run("extract", "whole", "--budget", "parameters=0.7", "--domain", domains[0], "--output", "own")
+        assert json.loads((self.folder / "own" / "extract.json").read_text())["domain"] == domains[0]
+        for arguments, wanted in (
+                (["--rule", "best"], 'is not known; one of auto, learned'),
+                (["--rule", "domain"], "name one by --domain"),
+                (["--domain", "nowhere"], f"the training data have {domains[0]}"),
+                (["--rule", "use", "--budget", "parameters=0.2"], "dropping experts alone")):
+            _, errors = self.run("extract", "whole", "--budget", "parameters=0.7", *arguments, "--output", "refused",
+                                 code=2)
+            assert wanted in errors, errors
+
+    def trains_for_budgets_of_parameters(self):
+        """Experts go, inside the training."""
+        self.train("light", "dance.resource=parameters", "dance.budgets=[0.7]")
+        out, _ = self.run("search", "light")
+        assert float(out.splitlines()[2].split()[2].rstrip("%")) <= 70, out
+        self.run("extract", "light", "--budget", "parameters=0.7", "--rule", "learned", "--output", "light_70")
+        layers = json.loads((self.folder / "light_70" / "extract.json").read_text())["layers"]
+        assert any(layer["experts"] != "0-3" for layer in layers), layers
+        _, errors = self.train("refused", "dance.resource=time", code=2)
+        assert "is not one of flops, parameters" in errors, errors
 
     def works_without_a_joint_stage(self):
         _, errors = self.run("extract", "plain", "--budget", "flops=0.5", "--output", "pruned")
@@ -216,7 +260,8 @@ def main():
         for step in (elastic.trains_smaller_models_in_its_second_half, elastic.begins_as_without,
                      elastic.resumes_exactly, elastic.goes_on_with_other_ranks, elastic.shows_the_family, elastic.takes_models_out,
                      elastic.takes_one_out_of_another,
-                     elastic.trains_on_from_one, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.works_without_a_joint_stage, elastic.refuses):
+                     elastic.trains_on_from_one, elastic.chooses_by_rules_and_domains,
+                     elastic.trains_for_budgets_of_parameters, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.works_without_a_joint_stage, elastic.refuses):
             step()
             print(f"{step.__name__}: ok", flush=True)
 

@@ -193,6 +193,39 @@ TEST(TrainStep, MicroBatchesAddUpToTheGradientOfTheGlobalBatch) {
   }
 }
 
+// Nothing is to be learned from oneself; with labels alone a teacher changes nothing.
+TEST(TrainStep, LearnsFromATeacher) {
+  const TempFolder folder;
+  const auto dataset = test::make_tiny_dataset(folder.path(), 4000);
+  const data::SampleSource source({dataset}, {}, test::tiny_data_config(), 3);
+  auto config = test::tiny_transformer_config();
+  config.moe.router.aux_loss_coeff = 0;
+  const auto step_with = [&](uint64_t teacher_seed, double label_share) {
+    model::Transformer transformer(config);
+    const auto optimizer = make_optimizer({}, named_parameters(transformer));
+    TrainStep step(transformer, *optimizer, {}, at::kCPU);
+    if (teacher_seed != 0) {
+      auto of_teacher = config;
+      of_teacher.seed = teacher_seed;
+      auto teacher = std::make_shared<model::Transformer>(of_teacher);
+      teacher->eval();
+      step.set_teacher(teacher, label_share);
+    }
+    TrainerState state;
+    return step.run({source.training_batch(0, 8)}, 0.0, state);
+  };
+  const StepResult alone = step_with(0, 1);
+  const StepResult labels = step_with(config.seed + 1, 1);
+  const StepResult itself = step_with(config.seed, 0);
+  const StepResult another = step_with(config.seed + 1, 0);
+  EXPECT_NEAR(labels.grad_norm, alone.grad_norm, 1e-4 * alone.grad_norm);
+  EXPECT_LT(itself.grad_norm, 1e-4 * alone.grad_norm);
+  EXPECT_GT(another.grad_norm, 1e-2 * alone.grad_norm);
+  for (const StepResult& one : {labels, itself, another}) {
+    EXPECT_NEAR(one.loss, alone.loss, 1e-5) << "the cross entropy is told";
+  }
+}
+
 void poison(model::Transformer& transformer) {
   const at::NoGradGuard no_grad;
   named_parameters(transformer)[0].second.fill_(NAN);
