@@ -31,14 +31,15 @@ void add_elastic(CLI::App& command, app::ElasticOptions& options) {
               "it is tried, too",
               "NAME"},
              &options.domain);
-  add_option(command,
-             {"--rule",
-              "what stays: auto (the best of learned, proportional and domain), learned (gates), "
-              "proportional (by importance, all layers alike), domain (by importance for --domain); "
-              "to compare with: magnitude (size of weights), even (the first ones), random, use "
-              "(experts with most tokens; nothing else goes)",
-              "RULE"},
-             &options.rule);
+  add_option(
+      command,
+      {"--rule",
+       "what stays: auto (the best of learned, proportional and domain), learned (gates), "
+       "proportional (by importance, all layers alike), domain (by importance for --domain); "
+       "to compare with: magnitude (size of weights), even (the first ones), random, use "
+       "(experts with most tokens; nothing else goes)",
+       "RULE"},
+      &options.rule);
   add_option(command,
              {"--max-batches", "batches of the run's validation data that losses are of; 0: all"},
              &options.max_batches);
@@ -62,13 +63,13 @@ Action add_measure_latency(CLI::App& command) {
 Action add_search(CLI::App& command) {
   auto options = std::make_shared<app::SearchOptions>();
   add_elastic(command, options->elastic);
-  add_option(
-      command,
-      {"--budgets",
-       "share of the whole model's costs (dance.resource: forward FLOPs), may be repeated; those of "
-       "the training if not given",
-       "SHARE"},
-      &options->budgets);
+  add_option(command,
+             {"--budgets",
+              "share of the whole model's costs (dance.resource: forward FLOPs), may be repeated; "
+              "those of "
+              "the training if not given",
+              "SHARE"},
+             &options->budgets);
   add_option(command, {"--output", "also write a page and a picture into this folder", "FOLDER"},
              &options->output);
   return [options](std::ostream& out) { app::search(*options, out); };

@@ -31,8 +31,8 @@ BASELINES = ("switch", "base", "hash", "stablemoe")
 # Each is a comparison, and a table of the page.
 PARTS = {"gpt": "Language model", "mlm": "Encoder, masked tokens", "translation": "Translation",
          "ablations": "One thing changed at a time", "tuning": "What was tried",
-         "tuning_flops": "What was tried of EvoMoE, at equal FLOPs"}
-SIDE = ("ablations", "tuning", "tuning_flops")  # of one seed: no goals
+         "tuning_evomoe": "What was tried of EvoMoE"}
+SIDE = ("ablations", "tuning", "tuning_evomoe")  # of one seed: no goals
 # Of Student's t distribution, two-sided 95%, by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 

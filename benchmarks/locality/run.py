@@ -102,7 +102,7 @@ def wall_time_row(harness: bench.Bench, trainings: Trainings, link: str, ours, o
 def markdown(rows: list[dict]) -> str:
     """Each part as a whole was made on one machine, in one run."""
     of_part = {part: [row for row in rows if row["part"] == part] for part in PARTS}
-    return "\n\n".join(f"**{PARTS[part]}** ({some[0]['machine']}, {some[0]['date']})\n\n{table_of(some)}"
+    return "\n\n".join(f"**{PARTS[part]}** ({some[0]['machine']}; {some[0]['date']})\n\n{table_of(some)}"
                        for part, some in of_part.items() if some)
 
 

@@ -106,19 +106,20 @@ void compare(const CompareOptions& options, std::ostream& out);
 
 // A trained model that smaller ones are chosen in, and how.
 struct ElasticOptions {
-  std::string checkpoint;      // run, checkpoint or model folder
-  std::string target;          // file of measure_latency(): latencies are known; empty: not
-  std::string rule = "auto";   // of kChoiceRules (app/elastic.h)
-  std::string domain;          // losses are of its tokens alone; empty: of all
-  int64_t max_batches = 0;     // of the validation data; 0: all
+  std::string checkpoint;     // run, checkpoint or model folder
+  std::string target;         // file of measure_latency(): latencies are known; empty: not
+  std::string rule = "auto";  // of kChoiceRules (app/elastic.h)
+  std::string domain;         // losses are of its tokens alone; empty: of all
+  int64_t max_batches = 0;    // of the validation data; 0: all
   int64_t num_threads = 0;
 };
 
 // The smaller models inside it: a table, and with `output` a page and a picture.
 struct SearchOptions {
   ElasticOptions elastic;
-  std::vector<double> budgets;  // shares of what the training's are of; empty: those of the training
-  std::string output;           // folder of search.md and its pictures; empty: none
+  std::vector<double>
+      budgets;         // shares of what the training's are of; empty: those of the training
+  std::string output;  // folder of search.md and its pictures; empty: none
 };
 void search(const SearchOptions& options, std::ostream& out);
 

@@ -70,7 +70,8 @@ void check_dance_budgets(const RunConfig& config) {
   const std::vector<double> even(space.units().size());
   for (const double budget : config.dance.budgets) {
     try {
-      search::choose_units(costs, even, {search::budget_limit(config.dance, budget, costs)}, space.all());
+      search::choose_units(costs, even, {search::budget_limit(config.dance, budget, costs)},
+                           space.all());
     } catch (const ConfigError& error) {
       throw ConfigError(
           "dance.budgets: {}; embeddings and logits stay, so a wider or deeper model, a smaller "
@@ -262,8 +263,7 @@ std::vector<double> ElasticModel::ranks_by(const std::string& rule) {
     return search::proportional_ranks(*space_,
                                       search::unit_magnitudes(*space_, *loaded_.transformer));
   }
-  return search::proportional_ranks(*space_,
-                                    rule == "domain" ? domain_importance_ : importance_);
+  return search::proportional_ranks(*space_, rule == "domain" ? domain_importance_ : importance_);
 }
 
 // What the next larger budget of the training leaves; all of it for other limits.

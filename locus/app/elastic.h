@@ -20,8 +20,8 @@ namespace locus::app {
 // comparison: "magnitude" by the size of weights, "even" without looking at them, "random", and
 // "use", where experts with few tokens go and nothing else does.
 // "auto": learned, proportional and domain as far as there are, whichever has the lowest loss.
-inline constexpr std::array kChoiceRules = {"auto", "learned", "proportional", "domain",
-                                            "magnitude", "even", "random", "use"};
+inline constexpr std::array kChoiceRules = {"auto",      "learned", "proportional", "domain",
+                                            "magnitude", "even",    "random",       "use"};
 
 // A smaller model, chosen under limits.
 struct SmallerModel {

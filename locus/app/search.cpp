@@ -93,8 +93,10 @@ void write_page(const fs::path& folder, const ElasticModel& whole,
     line.y.push_back(one->loss);
   }
   if (line.x.size() > 1) {
-    write_file_atomic(folder / "front.svg", compare::line_chart("Loss of the models inside",
-                                                                format("share of the {}", resource_name(resource)), {line}));
+    write_file_atomic(
+        folder / "front.svg",
+        compare::line_chart("Loss of the models inside",
+                            format("share of the {}", resource_name(resource)), {line}));
     text += "![Loss over cost](front.svg)\n\n";
   }
   std::vector<KeptColumn> columns;
@@ -123,7 +125,8 @@ void search(const SearchOptions& options, std::ostream& out) {
   if (budgets.empty()) budgets = {0.25, 0.5, 0.75};
   for (const double budget : budgets) {
     if (budget > 0 && budget < 1) continue;
-    throw ConfigError("--budgets {}: a share of the whole model's {} is over 0 and below 1", budget, whole.dance().resource);
+    throw ConfigError("--budgets {}: a share of the whole model's {} is over 0 and below 1", budget,
+                      whole.dance().resource);
   }
   std::sort(budgets.rbegin(), budgets.rend());
   std::vector<Member> family{{.mask = whole.space().all(),

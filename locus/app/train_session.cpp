@@ -80,7 +80,8 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   }
   comm::together(parallel_.world.get(), [&] { begin_from(step); });
   check_weights();
-  comm::together(parallel_.world.get(), [&] { load_teacher(); });
+  comm::together(parallel_.world.get(),
+                 [&] { teacher_ = load_teacher(config_, *tokenizer_, parallel_); });
   // A run that was killed before its first checkpoint keeps what it wrote, too.
   comm::together(parallel_.world.get(), [&] {
     if (!leads()) return;
@@ -255,34 +256,6 @@ void TrainSession::load_initial_weights() {
   log::info("starting from the weights of {}", folder.text());
 }
 
-// All of it on each rank: it computes this rank's tokens alone.
-void TrainSession::load_teacher() {
-  const std::string& path = config_.distillation.teacher_path;
-  if (path.empty()) return;
-  const ModelFolder folder = resolve_model_folder(path);
-  RunConfig config = folder_config(folder);
-  const auto kind = [](const RunConfig& one) {
-    return std::pair(one.model.is_encoder(), one.model.is_encoder_decoder());
-  };
-  if (!has_tokenizer(folder.path, *tokenizer_) || config.model.vocab_size != config_.model.vocab_size || kind(config) != kind(config_)) {
-    throw ConfigError(
-        "distillation.teacher_path = {}: a teacher has the tokenizer and the vocabulary of what "
-        "learns from it, and is a model of the same kind",
-        path);
-  }
-  if (config.model.max_position_embeddings < config_.data.sequence_length) {
-    throw ConfigError("distillation.teacher_path = {}: takes {} tokens, data.sequence_length is {}",
-                      path, config.model.max_position_embeddings, config_.data.sequence_length);
-  }
-  config.train.dtype = config_.train.dtype;
-  teacher_ = load_transformer(folder, config);
-  teacher_->to(find_device(config_.train.device, parallel_));
-  teacher_flops_per_token_ =
-      model::forward_flops_per_token(config.model, config.moe, config_.data.sequence_length,
-                                     cost_settings(config_).labelled_share);
-  log::info("learning from {}, too", folder.text());
-}
-
 // What a resumed run must have in common with its past, and what had better be equal.
 void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   if (!has_tokenizer(checkpoint.path, *tokenizer_)) {
@@ -298,13 +271,12 @@ void TrainSession::check_continuation(const train::CheckpointRef& checkpoint) {
   const Fields now = phase_.fields();
   for (size_t i = 0; i < now.size(); ++i) {
     const std::string& key = now[i].path;
-    const bool matters = key.starts_with("model.") || key.starts_with("moe.") ||
-                         key.starts_with("data.") || key.starts_with("optimizer.") ||
-                         key.starts_with("lr_schedule.") || key.starts_with("evolve.") ||
-                         key.starts_with("dance.") || key.starts_with("distillation.") ||
-                         key == "train.seed" ||
-                         key == "train.label_smoothing" || key == "train.max_steps" ||
-                         key == "train.global_batch_size" || key == "train.dtype";
+    const bool matters =
+        key.starts_with("model.") || key.starts_with("moe.") || key.starts_with("data.") ||
+        key.starts_with("optimizer.") || key.starts_with("lr_schedule.") ||
+        key.starts_with("evolve.") || key.starts_with("dance.") ||
+        key.starts_with("distillation.") || key == "train.seed" || key == "train.label_smoothing" ||
+        key == "train.max_steps" || key == "train.global_batch_size" || key == "train.dtype";
     const std::string was = locus::to_toml(before[i].value);
     const std::string is = locus::to_toml(now[i].value);
     if (was != is && makes_shape(key)) {
@@ -369,29 +341,29 @@ train::TrainerSettings TrainSession::settings() {
   for (const auto& [layer, moe] : transformer_->moe_layers()) {
     of_expert[layer] = 3 * model::expert_forward_flops(phase_.model, phase_.moe, layer);
   }
-  return {.train = config_.train,
-          .lr_schedule = config_.lr_schedule,
-          .checkpoint = config_.checkpoint,
-          .log = config_.log,
-          .distillation = config_.distillation,
-          .eval_interval = config_.eval.interval,
-          .prefetch = config_.data.prefetch,
-          .place_sequences = config_.parallel.place_sequences,
-          .place_experts_interval = config_.parallel.place_experts_interval,
-          .flops_per_token =
-              3 * (forward_flops_per_token(phase_) - planned) + teacher_flops_per_token_,
-          .flops_per_expert = of_expert,
-          .peak_flops = speed_.peak_flops,
-          .texts =
-              [this] {
-                std::vector<train::TextFile> texts = checkpoint_texts(phase_, *tokenizer_);
-                if (evolve::num_phases(config_.evolve) > 1) {
-                  texts.push_back({kProgressFile, evolve::to_json(progress_)});
-                }
-                if (joint_stage_) texts.push_back({kDanceFile, search::to_json(joint_state_)});
-                return texts;
-              },
-          .trace_file = folder_->path() / "trace.json"};
+  return {
+      .train = config_.train,
+      .lr_schedule = config_.lr_schedule,
+      .checkpoint = config_.checkpoint,
+      .log = config_.log,
+      .distillation = config_.distillation,
+      .eval_interval = config_.eval.interval,
+      .prefetch = config_.data.prefetch,
+      .place_sequences = config_.parallel.place_sequences,
+      .place_experts_interval = config_.parallel.place_experts_interval,
+      .flops_per_token = 3 * (forward_flops_per_token(phase_) - planned) + teacher_.flops_per_token,
+      .flops_per_expert = of_expert,
+      .peak_flops = speed_.peak_flops,
+      .texts =
+          [this] {
+            std::vector<train::TextFile> texts = checkpoint_texts(phase_, *tokenizer_);
+            if (evolve::num_phases(config_.evolve) > 1) {
+              texts.push_back({kProgressFile, evolve::to_json(progress_)});
+            }
+            if (joint_stage_) texts.push_back({kDanceFile, search::to_json(joint_state_)});
+            return texts;
+          },
+      .trace_file = folder_->path() / "trace.json"};
 }
 
 void TrainSession::run(std::ostream& out) {
@@ -450,7 +422,7 @@ train::TrainOutcome TrainSession::train_phase(train::CheckpointWriter& checkpoin
   write_run_line(grows);
   comm::together(parallel_.world.get(), [&] { make_joint_stage(); });
   train::Trainer trainer({*transformer_, *optimizer_, train_data_, metrics_ ? &*metrics_ : nullptr,
-                          checkpoints, joint_stage_.get(), teacher_},
+                          checkpoints, joint_stage_.get(), teacher_.transformer},
                          settings());
   trainer.on_evaluation([this](int64_t step) { evaluate(step); });
   trainer.stop_when([this](int64_t step, double loss) {

@@ -11,6 +11,7 @@
 #include "locus/app/evolution.h"
 #include "locus/app/run_config.h"
 #include "locus/app/run_folder.h"
+#include "locus/app/teacher.h"
 #include "locus/comm/parallel_context.h"
 #include "locus/data/loader.h"
 #include "locus/data/tokenizer.h"
@@ -48,7 +49,6 @@ class TrainSession {
   void begin_from(std::optional<int64_t> step);
   void load_checkpoint(const train::CheckpointRef& checkpoint);
   void load_initial_weights();
-  void load_teacher();
   void grow();
   train::TrainOutcome train_phase(train::CheckpointWriter& checkpoints);
   void make_joint_stage();
@@ -73,8 +73,7 @@ class TrainSession {
   std::shared_ptr<const data::SampleSource> train_data_, valid_data_;  // valid_data_ null: none
   std::optional<RunFolder> folder_;
   std::shared_ptr<model::Transformer> transformer_;
-  std::shared_ptr<model::Transformer> teacher_;  // null: none
-  double teacher_flops_per_token_ = 0;
+  Teacher teacher_;
   std::unique_ptr<train::Optimizer> optimizer_;
   train::TrainerState state_;
   search::JointState joint_state_;

@@ -113,7 +113,8 @@ std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) 
          "dance.full_weight = {} must be over 0 and below 1", config.full_weight);
   const auto kinds = budget_resources();
   add_if(std::find(kinds.begin(), kinds.end(), config.resource) == kinds.end(),
-         "dance.resource = \"{}\" is not one of flops, parameters, memory, exchange", config.resource);
+         "dance.resource = \"{}\" is not one of flops, parameters, memory, exchange",
+         config.resource);
   add_if(config.block_size < 1, "dance.block_size = {} must be at least 1", config.block_size);
   add_if(config.expert_ranks < 0, "dance.expert_ranks = {} must be 0 or more", config.expert_ranks);
   add_if(config.gate_interval < 1, "dance.gate_interval = {} must be at least 1",
@@ -408,7 +409,8 @@ void JointStage::begin_joint_stage() {
   state_.gates.logits = proportional_ranks(space_, state_.importance);
   std::string text;
   for (const double budget : budgets_) text += format("{}{}", text.empty() ? "" : ", ", budget);
-  log::info("step {}: models of {} of the {} are trained from here on, too; {} units", step_, text, config_.resource, space_.units().size());
+  log::info("step {}: models of {} of the {} are trained from here on, too; {} units", step_, text,
+            config_.resource, space_.units().size());
 }
 
 void JointStage::report(train::MetricLine& line) {

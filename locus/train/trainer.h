@@ -30,7 +30,7 @@ struct TrainerParts {
   std::shared_ptr<const data::SampleSource> source;
   MetricsWriter* metrics;  // null: says nothing
   CheckpointWriter& checkpoints;
-  ExtraPasses* extra = nullptr;  // of every step; null: none
+  ExtraPasses* extra = nullptr;                           // of every step; null: none
   std::shared_ptr<model::Transformer> teacher = nullptr;  // of every step; null: none
 };
 

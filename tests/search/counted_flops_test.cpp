@@ -1,5 +1,5 @@
-// P4 and P15 of the specification: what the cost model says, against the products of matrices that a
-// model makes while it runs.
+// P4 and P15: what the cost model says, against the products of matrices that
+// a model makes while it runs.
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
 #include <gtest/gtest.h>
@@ -35,8 +35,9 @@ std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& call) {
 double flops_of(model::Transformer& transformer, const model::TransformerInput& input) {
   const at::NoGradGuard no_grad;
   counted_flops = 0;
-  const auto handle = at::addGlobalCallback(at::RecordFunctionCallback(count).needsInputs(true).scopes(
-      {at::RecordScope::FUNCTION, at::RecordScope::USER_SCOPE}));
+  const auto handle =
+      at::addGlobalCallback(at::RecordFunctionCallback(count).needsInputs(true).scopes(
+          {at::RecordScope::FUNCTION, at::RecordScope::USER_SCOPE}));
   transformer.logits(transformer.forward(input).hidden_TD);
   at::removeCallback(handle);
   return counted_flops;
@@ -55,8 +56,8 @@ TEST(CountedFlops, AreThoseOfTheCostModel) {
 
   const std::vector<double> even(space.units().size());
   for (const double budget : {0.75, 0.5, 0.35}) {
-    const Mask mask =
-        choose_units(costs, even, {parse_limit("flops=" + std::to_string(budget), costs)}, space.all());
+    const Mask mask = choose_units(
+        costs, even, {parse_limit("flops=" + std::to_string(budget), costs)}, space.all());
     const auto part = extract(*whole, space.to_cut(mask));
     part->eval();
     const double found = flops_of(*part, input) / num_tokens;
