@@ -196,7 +196,7 @@ class Elastic:
                 (["--rule", "best"], 'is not known; one of auto, learned'),
                 (["--rule", "domain"], "name one by --domain"),
                 (["--domain", "nowhere"], f"the training data have {domains[0]}"),
-                (["--rule", "use", "--budget", "parameters=0.2"], "dropping experts alone")):
+                (["--rule", "use", "--budget", "parameters=0.45"], "dropping experts alone")):
             _, errors = self.run("extract", "whole", "--budget", "parameters=0.7", *arguments, "--output", "refused",
                                  code=2)
             assert wanted in errors, errors
