@@ -29,6 +29,7 @@ RECORDS = pathlib.Path(__file__).with_name("runs.json")
 PAGE = bench.ROOT / "docs" / "elastic.md"
 COMMAND = "make bench-elastic"
 BUDGETS = (0.25, 0.5, 0.75)
+EVAL_BATCHES = 40  # of 8 sequences, evenly spread over the validation data, that all losses are of
 DANCE = {"dance.budgets": list(BUDGETS), "dance.begin": 0.5}
 # Each is a method of Experiment and a table of the page.
 PARTS = {"family": "One run against one for each size", "choice": "What is chosen, and how the family lies",
@@ -74,8 +75,8 @@ def newest(run: Run) -> pathlib.Path:
 class Family:
     """A run that has been trained, and what is taken out of it."""
 
-    def __init__(self, program: str, run: Run):
-        self.program, self.run = program, run
+    def __init__(self, program: str, run: Run, eval_batches: int = EVAL_BATCHES):
+        self.program, self.run, self.eval_batches = program, run, eval_batches
 
     def member(self, limit: str, rule: str = "auto", domain: str = "") -> dict:
         """The record of `locus extract`, with the seconds that it took; made once."""
@@ -87,7 +88,8 @@ class Family:
             subprocess.run(["rm", "-rf", folder], check=True)
             begin = time.monotonic()
             subprocess.run([self.program, "extract", self.run.folder, "--budget", limit, "--rule", rule, "--domain", domain,
-                            "--output", folder, "--num-threads", "1"], cwd=bench.ROOT, check=True, capture_output=True)
+                            "--output", folder, "--num-threads", "1", "--max-batches", str(self.eval_batches)],
+                           cwd=bench.ROOT, check=True, capture_output=True)
             timed.write_text(f"{time.monotonic() - begin}\n", encoding="utf-8")
         record = json.loads((folder / "extract.json").read_text(encoding="utf-8"))
         return record | {"folder": folder, "seconds": float(timed.read_text(encoding="utf-8"))}
@@ -105,7 +107,7 @@ class Family:
 class Experiment:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
-        self.trainings = Trainings(str(arguments.build), CONFIG, WORK / "domains")
+        self.trainings = Trainings(str(arguments.build), CONFIG, WORK / "domains", eval_batches=EVAL_BATCHES)
         self.trainings.prepare(pathlib.Path(arguments.data), vocab_size=1024)
         self.records = Records(RECORDS)
         self.harness = bench.Bench("elastic", arguments.build.resolve(), sys.executable)
@@ -272,7 +274,7 @@ class Experiment:
         found = folder.with_suffix(folder.suffix + ".eval.json")
         if not found.exists():
             self.trainings.call("eval", "--checkpoint", folder, "--data", self.trainings.data, "--split", "valid",
-                                "--num-threads", 1, "--output", found)
+                                "--num-threads", 1, "--max-batches", EVAL_BATCHES, "--output", found)
         score = json.loads(found.read_text(encoding="utf-8"))
         return {name: one["loss"] for name, one in score["by_domain"].items()}
 
@@ -281,7 +283,7 @@ class Experiment:
         of the trained one."""
         large = self.run_of("large", 1, LARGE, 1)
         self.trainings.train(large)
-        family = Family(self.trainings.program, large)
+        family = Family(self.trainings.program, large, eval_batches=1)
         whole, half, light = newest(large), family.member(flops(0.5)), family.member("parameters=0.5")
         parameters = large.lines("run")[0]["parameters"]
 
@@ -346,7 +348,8 @@ class Experiment:
             if is_translator and not self.prepare_pairs():
                 bench.note("skipped: translator (no multi30k.* beside the data)")
                 continue
-            trainings = Trainings(self.trainings.program, CONFIG, WORK / ("pairs" if is_translator else "domains"))
+            trainings = Trainings(str(self.arguments.build), CONFIG, WORK / ("pairs" if is_translator else "domains"),
+                                  eval_batches=EVAL_BATCHES)
             seed = self.arguments.seeds[0]
             joint, alone = (self.run_of(f"{name} {what}", seed, settings | more, KIND_STEPS)
                             for what, more in (("joint", DANCE), ("alone", {})))

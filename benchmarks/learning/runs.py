@@ -17,7 +17,7 @@ from benchmarks import bench
 
 
 # Trainings of fewer steps are evaluated on a part of the data: it would take as long as they do.
-SHORT_STEPS = 150
+SHORT_STEPS, SHORT_BATCHES = 150, 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,10 @@ class Records:
 class Trainings:
     """The program, the configuration and the data of all runs."""
 
-    def __init__(self, build: str, config: pathlib.Path, data: pathlib.Path, threads: int = 1):
+    def __init__(self, build: str, config: pathlib.Path, data: pathlib.Path, threads: int = 1, eval_batches: int = 0):
+        """`eval_batches`: of the validation data, evenly spread, that losses are of; 0: all."""
         self.program = str(pathlib.Path(build).resolve() / "locus")
-        self.config, self.data, self.threads = config, data, threads
+        self.config, self.data, self.threads, self.eval_batches = config, data, threads, eval_batches
         self.environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
 
     def call(self, *command: object, log: pathlib.Path | None = None) -> str:
@@ -122,9 +123,9 @@ class Trainings:
     def finish(self, run: Run) -> None:
         """Trains and evaluates what is not done yet."""
         self.train(run)
-        some = ["--max-batches", 40] if run.steps < SHORT_STEPS else []
-        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads", self.threads, *some,
-                  "--output", run.folder / "eval.json", log=run.folder.with_suffix(".log"))
+        batches = self.eval_batches or (SHORT_BATCHES if run.steps < SHORT_STEPS else 0)
+        self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads", self.threads,
+                  "--max-batches", batches, "--output", run.folder / "eval.json", log=run.folder.with_suffix(".log"))
 
     def train(self, run: Run) -> None:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
