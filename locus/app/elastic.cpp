@@ -168,52 +168,62 @@ double ElasticModel::loss_of(model::Transformer& transformer) {
                   options_.domain);
 }
 
-// As the joint stage's importance, of sequences of the training data that are mostly of the domain.
+namespace {
+
+size_t find_domain(const std::vector<std::string>& names, const std::string& domain) {
+  const auto found = std::find(names.begin(), names.end(), domain);
+  if (found != names.end()) return static_cast<size_t>(found - names.begin());
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  throw ConfigError("--domain {}: the training data have {}", domain,
+                    known.empty() ? "no domains" : known);
+}
+
+// Of the training stream, the first sequences that are mostly of this domain, at most `most`.
+std::vector<int64_t> sequences_of(const data::SampleSource& source, size_t domain,
+                                  int64_t sequence_length, int64_t most) {
+  std::vector<int64_t> numbers;
+  for (int64_t first = 0; first < kSequencesLookedAt; first += kScan) {
+    const auto tokens = source.tokens_by_domain(first, kScan);
+    for (int64_t i = 0; i < kScan; ++i) {
+      if (std::ssize(numbers) == most) return numbers;
+      if (2 * tokens[static_cast<size_t>(i)][domain] > sequence_length)
+        numbers.push_back(first + i);
+    }
+  }
+  if (!numbers.empty()) return numbers;
+  throw DataError("--domain {}: none of {} sequences of the training data is mostly of it",
+                  source.domain_names()[domain], kSequencesLookedAt);
+}
+
+}  // namespace
+
+// As the joint stage's importance: slopes of the loss over batches of the domain's tokens, squared
+// and summed.
 std::vector<double> ElasticModel::domain_importance() {
   const RunConfig& config = loaded_.config;
   const auto source = app::open_data(config.data.train, "train", config.data.train_weights, config,
                                      *loaded_.tokenizer);
-  const std::vector<std::string>& names = source->domain_names();
-  const auto place = std::find(names.begin(), names.end(), options_.domain);
-  if (place == names.end()) {
-    std::string known;
-    for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-    throw ConfigError("--domain {}: the training data have {}", options_.domain,
-                      known.empty() ? "no domains" : known);
-  }
-  const auto domain = static_cast<size_t>(place - names.begin());
+  const size_t domain = find_domain(source->domain_names(), options_.domain);
   const int64_t batch_size = config.eval.batch_size;
-  std::vector<int64_t> numbers;
-  for (int64_t first = 0; first < kSequencesLookedAt; first += kScan) {
-    const auto tokens = source->tokens_by_domain(first, kScan);
-    for (int64_t i = 0; i < kScan; ++i) {
-      const int64_t own = tokens[static_cast<size_t>(i)][domain];
-      if (2 * own > config.data.sequence_length) numbers.push_back(first + i);
-    }
-    if (std::ssize(numbers) >= kDomainBatches * batch_size) break;
-  }
-  if (numbers.empty()) {
-    throw DataError("--domain {}: none of {} sequences of the training data is mostly of it",
-                    options_.domain, kSequencesLookedAt);
-  }
+  const std::vector<int64_t> numbers =
+      sequences_of(*source, domain, config.data.sequence_length, kDomainBatches * batch_size);
   model::Transformer& transformer = *loaded_.transformer;
-  transformer.set_domain_names(names);
+  transformer.set_domain_names(source->domain_names());
   const search::ModelCut all = search::whole_cut(config.model, config.moe);
   std::vector<double> sums(space_->units().size());
-  for (int64_t b = 0; b < kDomainBatches && b * batch_size < std::ssize(numbers); ++b) {
-    const auto begin = numbers.begin() + b * batch_size;
-    const auto end = numbers.begin() + std::min(std::ssize(numbers), (b + 1) * batch_size);
-    data::Batch batch = source->training_batch({begin, end});
+  for (int64_t begin = 0; begin < std::ssize(numbers); begin += batch_size) {
+    const int64_t end = std::min(std::ssize(numbers), begin + batch_size);
+    data::Batch batch = source->training_batch({numbers.begin() + begin, numbers.begin() + end});
     for (size_t i = 0; i < batch.labels.size(); ++i) {
       if (batch.domain_ids[i] != static_cast<int64_t>(domain)) batch.labels[i] = -1;
     }
     const model::BatchTensors tensors =
         model::to_tensors(batch, transformer.output_weight().device());
     const at::Tensor hidden_TD = transformer.forward(tensors.input).hidden_TD;
-    const auto num_labels = tensors.labels_T.ge(0).sum().clamp_min(1);
-    (ops::linear_cross_entropy(hidden_TD, transformer.output_weight(), tensors.labels_T).loss_sum /
-     num_labels)
-        .backward();
+    const ops::CrossEntropy entropy =
+        ops::linear_cross_entropy(hidden_TD, transformer.output_weight(), tensors.labels_T);
+    (entropy.loss_sum / tensors.labels_T.ge(0).sum().clamp_min(1)).backward();
     const search::UnitGradients slopes =
         search::unit_gradients(*space_, transformer, transformer, all);
     for (size_t unit = 0; unit < sums.size(); ++unit) {
