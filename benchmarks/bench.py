@@ -246,14 +246,14 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, {' '.join(extras)}"
 
 
-def write_rows(theme: str, rows: list[dict], folder: pathlib.Path = RESULTS) -> pathlib.Path:
+def write_rows(theme: str, rows: list[dict], folder: pathlib.Path = RESULTS, are_all: bool = False) -> pathlib.Path:
     """The whole file or none of it: a theme that was interrupted leaves the old one. What other
-    machines said stays, behind the new rows."""
+    machines said stays, behind the new rows, unless those `are_all`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{theme}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     here = {row["machine"] for row in rows}
-    rows = rows + [row for row in before if row["machine"] not in here]
+    rows = rows + [row for row in before if row["machine"] not in here and not are_all]
     part = path.with_suffix(".json.part")
     part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)

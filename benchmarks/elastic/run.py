@@ -83,16 +83,20 @@ class Family:
         parts = [self.run.folder.name, limit.replace("=", "_"), *([] if rule == "auto" else [rule]), *([domain] if domain else [])]
         name = "-".join(parts)
         folder = self.run.folder.with_name(name)
-        timed = folder.with_suffix(folder.suffix + ".seconds")
-        if not timed.exists():
-            subprocess.run(["rm", "-rf", folder], check=True)
+        kept = folder.with_name(name + ".made.json")
+        made_by = [*self.run.settings, str(self.eval_batches)]  # of another training it would be another model
+        made = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        if made.get("by") != made_by:
+            kept.unlink(missing_ok=True)
+            subprocess.run(["rm", "-rf", folder, folder.with_name(name + ".eval.json")], check=True)
             begin = time.monotonic()
             subprocess.run([self.program, "extract", self.run.folder, "--budget", limit, "--rule", rule, "--domain", domain,
                             "--output", folder, "--num-threads", "1", "--max-batches", str(self.eval_batches)],
                            cwd=bench.ROOT, check=True, capture_output=True)
-            timed.write_text(f"{time.monotonic() - begin}\n", encoding="utf-8")
+            made = {"seconds": time.monotonic() - begin, "by": made_by}
+            kept.write_text(json.dumps(made) + "\n", encoding="utf-8")
         record = json.loads((folder / "extract.json").read_text(encoding="utf-8"))
-        return record | {"folder": folder, "seconds": float(timed.read_text(encoding="utf-8"))}
+        return record | {"folder": folder, "seconds": made["seconds"]}
 
     def loss(self, limit: str, rule: str = "auto") -> float:
         return self.member(limit, rule)["validation_loss"]
@@ -133,7 +137,7 @@ class Experiment:
         return [Family(self.trainings.program, run) for run in runs]
 
     def row(self, what: str, values: list[float], unit: str, *rest, **more) -> dict:
-        return self.harness.row(what, values, unit, *rest, command=COMMAND, seeds=self.arguments.seeds, **more)
+        return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.arguments.seeds} | more))
 
     def family(self) -> list[dict]:
         runs = self.joint_runs()
@@ -271,7 +275,7 @@ class Experiment:
                          "taken out for another domain", others, {"at_most": 1.0})]
 
     def losses_by_domain(self, folder: pathlib.Path) -> dict[str, float]:
-        found = folder.with_suffix(folder.suffix + ".eval.json")
+        found = folder.with_name(folder.name + ".eval.json")
         if not found.exists():
             self.trainings.call("eval", "--checkpoint", folder, "--data", self.trainings.data, "--split", "valid",
                                 "--num-threads", 1, "--max-batches", EVAL_BATCHES, "--output", found)
@@ -295,14 +299,14 @@ class Experiment:
 
         speeds = [(tokens_per_s(half["folder"]), tokens_per_s(whole)) for _ in range(5)]
         rows = [self.row("tokens/s of evaluation at 50% of the FLOPs, program start included", [a for a, _ in speeds],
-                         "tokens/s", "the whole model", [b for _, b in speeds], {"at_least": 1.6})]
+                         "tokens/s", "the whole model", [b for _, b in speeds], {"at_least": 1.6}, seeds=[1])]
         size = sum(path.stat().st_size for path in light["folder"].glob("*.safetensors"))
         told = 4 * light["costs"]["parameters"]["cost"]
         rows.append(self.row("bytes of the file at 50% of the parameters", [size], "bytes", "4 a parameter of the cost model",
-                             told, {"at_most": 1.02}))
+                             told, {"at_most": 1.02}, seeds=[1]))
         saved = [self.peak_bytes(whole) - self.peak_bytes(light["folder"]) for _ in range(3)]
         rows.append(self.row("peak memory that half of the parameters save", saved, "bytes", "as the cost model says",
-                             4 * parameters - told, {"at_least": 0.98}))
+                             4 * parameters - told, {"at_least": 0.98}, seeds=[1]))
         return rows + [self.latency_row()]
 
     def latency_row(self) -> dict:
@@ -315,13 +319,16 @@ class Experiment:
         share = float(re.search(r"latency ([\d.]+)", out)[1])
         measured = [self.whole_latency(fast) / self.whole_latency(whole) for _ in range(5)]
         return self.row("latency of a token, asked for 0.75", measured, "of the whole model's", "as reckoned", share,
-                        {"at_most": 1.05})
+                        {"at_most": 1.05}, seeds=[run.seed])
 
     def peak_bytes(self, folder: pathlib.Path) -> int:
         command = [self.trainings.program, "eval", "--checkpoint", folder, "--data", self.trainings.data, "--num-threads", "1",
                    "--max-batches", "1", "--batch-size", "1"]
         process = subprocess.Popen(command, cwd=bench.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, _, usage = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
         return usage.ru_maxrss * 1024
 
     def whole_latency(self, folder: pathlib.Path) -> float:
@@ -341,7 +348,7 @@ class Experiment:
         return rows
 
     def kinds(self) -> list[dict]:
-        """Of one seed and few steps, and of the training's own evaluation."""
+        """Of one seed and few steps."""
         rows = []
         for name, settings in KINDS.items():
             is_translator = name == "translator"
@@ -358,11 +365,11 @@ class Experiment:
                 trainings.train(run)
             together, plain = Family(self.trainings.program, joint), Family(self.trainings.program, alone)
             rows.append(self.row(f"{name}: validation loss of the whole model", [self.records.find(joint)["loss"]],
-                                 "nats per token", "trained alone", [self.records.find(alone)["loss"]], {"at_most": 1.02}))
+                                 "nats per token", "trained alone", [self.records.find(alone)["loss"]], {"at_most": 1.02}, seeds=[seed]))
             for budget in BUDGETS:
                 rows.append(self.row(f"{name}: validation loss at {percent(budget)}", [together.loss(flops(budget))],
                                      "nats per token", "pruned by the size of weights",
-                                     [plain.loss(flops(budget), "magnitude")], {"at_most": 1.0}))
+                                     [plain.loss(flops(budget), "magnitude")], {"at_most": 1.0}, seeds=[seed]))
         return rows
 
     def prepare_pairs(self) -> bool:
@@ -413,7 +420,7 @@ def main() -> int:
     for part in arguments.parts:
         found = getattr(experiment, part)()
         rows = [row for row in rows if row["part"] != part] + [row | {"part": part} for row in found]
-        bench.write_rows("elastic", rows)
+        bench.write_rows("elastic", rows, are_all=True)
         write_page(rows)
     print(bench.table({"elastic": rows}))
     return 0

@@ -243,7 +243,7 @@ def main() -> int:
             continue
         found, table = experiment.run(part)
         rows = [row for row in rows if row["part"] != part] + [row | {"part": part} for row in found]
-        bench.write_rows("evolution", rows)
+        bench.write_rows("evolution", rows, are_all=True)
         write_page({part: table})
     print(bench.table({"evolution": rows}))
     return 0

@@ -29,6 +29,10 @@ class Run:
     folder: pathlib.Path
     settings: tuple[str, ...]
 
+    def beside(self, ending: str) -> pathlib.Path:
+        """A file of its own beside the folder."""
+        return self.folder.with_name(self.folder.name + ending)
+
     def lines(self, kind: str) -> list[dict]:
         path = self.folder / "metrics.jsonl"
         if not path.exists():
@@ -125,11 +129,11 @@ class Trainings:
         self.train(run)
         batches = self.eval_batches or (SHORT_BATCHES if run.steps < SHORT_STEPS else 0)
         self.call("eval", "--checkpoint", run.folder, "--split", "valid", "--num-threads", self.threads,
-                  "--max-batches", batches, "--output", run.folder / "eval.json", log=run.folder.with_suffix(".log"))
+                  "--max-batches", batches, "--output", run.folder / "eval.json", log=run.beside(".log"))
 
     def train(self, run: Run) -> None:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        log, made_by = run.folder.with_suffix(".log"), run.folder.with_suffix(".settings.json")
+        log, made_by = run.beside(".log"), run.beside(".settings.json")
         settings = json.dumps(run.settings)
         if not made_by.exists() or made_by.read_text(encoding="utf-8") != settings:
             shutil.rmtree(run.folder, ignore_errors=True)  # of other settings

@@ -269,7 +269,7 @@ def main() -> int:
             failed.append(part)
             continue
         rows = [row for row in rows if row["part"] != part] + [row | {"part": part} for row in found]
-        bench.write_rows("locality", rows)
+        bench.write_rows("locality", rows, are_all=True)
         write_page(rows, f"On {pathlib.Path(arguments.data).name}, 4,096 tokens a step.")
     print(bench.table({"locality": rows}))
     return 1 if failed else 0

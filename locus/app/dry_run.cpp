@@ -5,6 +5,7 @@
 #include "locus/app/describe.h"
 #include "locus/app/elastic.h"
 #include "locus/app/session.h"
+#include "locus/app/teacher.h"
 #include "locus/base/format.h"
 
 namespace locus::app {
@@ -17,6 +18,7 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
     const auto tokenizer = data::load_tokenizer(path);
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
+    check_teacher(config, *tokenizer);
     if (!config.data.train.empty()) {
       const auto source =
           open_data(config.data.train, "train", config.data.train_weights, config, *tokenizer);

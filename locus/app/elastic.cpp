@@ -120,7 +120,8 @@ ElasticModel::ElasticModel(const ElasticOptions& options)
   }
   open_data();
   check_rule();
-  if (!options.domain.empty()) domain_importance_ = domain_importance();
+  const bool asks_for_it = options.rule == "auto" || options.rule == "domain";
+  if (!options.domain.empty() && asks_for_it) domain_importance_ = domain_importance();
 }
 
 void ElasticModel::open_data() {
@@ -149,6 +150,9 @@ void ElasticModel::check_rule() const {
   }
   if ((rule == "use" || !options_.domain.empty()) && !valid_data_) {
     throw ConfigError("--rule use and --domain look at the run's data, and there are none here");
+  }
+  if (rule == "use" && !options_.domain.empty()) {
+    throw ConfigError("--rule use counts the tokens of all domains: leave --domain out");
   }
   if (rule == "use" && loaded_.transformer->moe_layers().empty()) {
     throw ConfigError("--rule use: the model has no experts");

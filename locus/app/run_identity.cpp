@@ -22,6 +22,7 @@ constexpr std::array kPaths = {"train.output_dir",
                                "data.valid",
                                "data.tokenizer",
                                "checkpoint.initial_load_path",
+                               "distillation.teacher_path",
                                "comm.topology"};
 
 constexpr int64_t kSamples = 16, kSampleTokens = 4096;

@@ -6,16 +6,14 @@
 #include "locus/app/session.h"
 #include "locus/base/error.h"
 #include "locus/base/log.h"
-#include "locus/model/size.h"
 
 namespace locus::app {
 
-Teacher load_teacher(const RunConfig& config, const data::Tokenizer& tokenizer,
-                     const comm::ParallelContext& parallel) {
+void check_teacher(const RunConfig& config, const data::Tokenizer& tokenizer) {
   const std::string& path = config.distillation.teacher_path;
-  if (path.empty()) return {};
+  if (path.empty()) return;
   const ModelFolder folder = resolve_model_folder(path);
-  RunConfig own = folder_config(folder);
+  const RunConfig own = folder_config(folder);
   const auto kind = [](const RunConfig& one) {
     return std::pair(one.model.is_encoder(), one.model.is_encoder_decoder());
   };
@@ -30,8 +28,15 @@ Teacher load_teacher(const RunConfig& config, const data::Tokenizer& tokenizer,
     throw ConfigError("distillation.teacher_path = {}: takes {} tokens, data.sequence_length is {}",
                       path, own.model.max_position_embeddings, config.data.sequence_length);
   }
+}
+
+Teacher load_teacher(const RunConfig& config, const comm::ParallelContext& parallel) {
+  if (config.distillation.teacher_path.empty()) return {};
+  const ModelFolder folder = resolve_model_folder(config.distillation.teacher_path);
+  RunConfig own = folder_config(folder);
   own.train.dtype = config.train.dtype;
   own.data.sequence_length = config.data.sequence_length;
+  own.data.mask_share = config.data.mask_share;
   Teacher teacher{load_transformer(folder, own), forward_flops_per_token(own)};
   teacher.transformer->to(find_device(config.train.device, parallel));
   log::info("learning from {}, too", folder.text());

@@ -14,9 +14,11 @@ struct Teacher {
   double flops_per_token = 0;                       // forward
 };
 
-// All of it on each rank: it computes this rank's tokens alone. ConfigError where it does not fit
-// what is trained.
-Teacher load_teacher(const RunConfig& config, const data::Tokenizer& tokenizer,
-                     const comm::ParallelContext& parallel);
+// ConfigError where the teacher of the settings does not fit what is to be trained; its weights are
+// not read. model.vocab_size is settled. Nothing without a teacher.
+void check_teacher(const RunConfig& config, const data::Tokenizer& tokenizer);
+
+// After check_teacher(). All of it on each rank: it computes this rank's tokens alone.
+Teacher load_teacher(const RunConfig& config, const comm::ParallelContext& parallel);
 
 }  // namespace locus::app

@@ -15,6 +15,7 @@
 #include "locus/app/ranks.h"
 #include "locus/app/run_identity.h"
 #include "locus/app/session.h"
+#include "locus/app/teacher.h"
 #include "locus/app/train_session.h"
 #include "locus/base/error.h"
 #include "locus/base/log.h"
@@ -103,6 +104,7 @@ void train(const TrainOptions& options, std::ostream& out) {
     tokenizer = data::load_tokenizer(path);
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
+    check_teacher(config, *tokenizer);
     check_dance_budgets(config);
   });
   const Speed speed = measure(config, options.resume, launch, parallel);

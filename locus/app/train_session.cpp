@@ -80,8 +80,8 @@ TrainSession::TrainSession(RunConfig config, std::unique_ptr<data::Tokenizer> to
   }
   comm::together(parallel_.world.get(), [&] { begin_from(step); });
   check_weights();
-  comm::together(parallel_.world.get(),
-                 [&] { teacher_ = load_teacher(config_, *tokenizer_, parallel_); });
+  comm::together(parallel_.world.get(), [&] { teacher_ = load_teacher(config_, parallel_); });
+  check_teachers();
   // A run that was killed before its first checkpoint keeps what it wrote, too.
   comm::together(parallel_.world.get(), [&] {
     if (!leads()) return;
@@ -180,6 +180,18 @@ void TrainSession::check_weights() {
   // but the comparison may throw.
   comm::together(parallel_.world.get(),
                  [&] { comm::check_agreement(parallel_.edp.get(), host(), {experts}); });
+}
+
+// That all ranks learn from the same.
+void TrainSession::check_teachers() {
+  if (parallel_.is_alone() || teacher_.transformer == nullptr) return;
+  std::vector<comm::Agreement> weights;
+  comm::together(parallel_.world.get(), [&] {
+    for (const bool of_experts : {false, true}) {
+      weights.push_back(weights_identity(*teacher_.transformer, of_experts));
+    }
+  });
+  check_agreement(parallel_.world.get(), host(), weights);
 }
 
 // One rank speaks on stderr; each has a file.
@@ -299,7 +311,7 @@ void TrainSession::write_run_line(bool has_grown) {
       .set("version", std::string(kVersion))
       .set("parameters", count.total())
       .set("active_parameters", count.active())
-      .set("flops_per_token", 3 * forward_flops_per_token(phase_))
+      .set("flops_per_token", 3 * forward_flops_per_token(phase_) + teacher_.flops_per_token)
       .set("tokens_per_step", config_.train.global_batch_size * config_.data.sequence_length)
       .set("router", moe_layers.empty() ? "none" : phase_.moe.router.type)
       .set("num_layers", config_.model.num_hidden_layers)

@@ -44,6 +44,7 @@ class TrainSession {
   void make_model();
   void check_data();
   void check_weights();
+  void check_teachers();
   std::optional<int64_t> find_checkpoint() const;
   train::CheckpointRef checkpoint_of(int64_t step) const;
   void begin_from(std::optional<int64_t> step);

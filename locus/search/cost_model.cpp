@@ -319,6 +319,9 @@ Limit parse_limit(const std::string& text, const CostModel& costs) {
         text);
   }
   const bool is_share = unit == "%" || (unit.empty() && value <= 1);
+  if (is_share && costs.whole(limit.resource) == 0) {
+    throw ConfigError("budget {}: this model has no cost of that kind, so no share of it", text);
+  }
   limit.most = value * found->second * (is_share ? costs.whole(limit.resource) : 1);
   return limit;
 }
