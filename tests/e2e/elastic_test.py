@@ -45,6 +45,12 @@ class Elastic:
         arguments = [word for one in (f"train.output_dir={run}", *sets) for word in ("--set", one)]
         return self.run("train", "--config", "elastic.toml", *arguments, *(["--resume"] if resume else []), code=code)
 
+    def train_on_two_ranks(self, run, *sets, resume=False):
+        arguments = [word for one in (f"train.output_dir={run}", *sets) for word in ("--set", one)]
+        return subprocess.run([sys.executable, ROOT / "tools" / "ranks.py", "2", self.program, "train", "--config",
+                               "elastic.toml", *arguments, *(["--resume"] if resume else [])],
+                              cwd=self.folder, text=True, capture_output=True, timeout=300)
+
     def trains_smaller_models_in_its_second_half(self):
         self.train("whole", "checkpoint.keep_last=0")
         lines = corpus.lines_of(self.folder / "whole", "train")
@@ -84,10 +90,7 @@ class Elastic:
             for path in (self.folder / name / "checkpoints").glob("step_*"):
                 if int(path.name.removeprefix("step_")) > 33:
                     subprocess.run(["rm", "-r", path], check=True)
-            arguments = ["--config", "elastic.toml", "--resume", "--set", f"train.output_dir={name}", "--set",
-                         "parallel.expert_model_parallel_size=2"]
-            done = subprocess.run([sys.executable, ROOT / "tools" / "ranks.py", "2", self.program, "train", *arguments],
-                                  cwd=self.folder, text=True, capture_output=True, timeout=300)
+            done = self.train_on_two_ranks(name, "parallel.expert_model_parallel_size=2", resume=True)
             assert (done.returncode == 0) == (code == 0), done.stderr
             if code == 0:
                 found = corpus.lines_of(self.folder / name, "valid")[-1]["loss"]
@@ -168,10 +171,16 @@ class Elastic:
         after = corpus.lines_of(self.folder / "tuned", "valid")[-1]["loss"]
         assert after < before + 0.1, (before, after)
         # The same, taught by the model that it was taken out of.
-        self.train("taught", "checkpoint.initial_load_path=half", "dance.budgets=[]", "train.max_steps=10",
-                   "lr_schedule.lr=1e-4", "lr_schedule.min_lr=1e-5", "distillation.teacher_path=whole")
+        sets = ("checkpoint.initial_load_path=half", "dance.budgets=[]", "train.max_steps=10", "lr_schedule.lr=1e-4",
+                "lr_schedule.min_lr=1e-5", "distillation.teacher_path=whole")
+        self.train("taught", *sets)
         taught = corpus.lines_of(self.folder / "taught", "valid")[-1]["loss"]
         assert taught < before + 0.1 and taught != after, (before, taught)
+        # Two ranks that share the experts learn the same; each has the whole teacher.
+        done = self.train_on_two_ranks("taught_on_two", *sets, "parallel.expert_model_parallel_size=2")
+        assert done.returncode == 0, done.stderr
+        on_two = corpus.lines_of(self.folder / "taught_on_two", "valid")[-1]["loss"]
+        assert abs(on_two - taught) < min(1e-3, abs(taught - after) / 4), (on_two, taught, after)
         _, errors = self.train("refused", "distillation.teacher_path=whole", "train.label_smoothing=0.1", code=2)
         assert "distillation.teacher_path: not with train.label_smoothing" in errors, errors
 
