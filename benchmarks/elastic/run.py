@@ -8,6 +8,7 @@ benchmarks/results/elastic.json; docs/elastic.md explains the rows.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -33,7 +34,7 @@ EVAL_BATCHES = 40  # of 8 sequences, evenly spread over the validation data, tha
 DANCE = {"dance.budgets": list(BUDGETS), "dance.begin": 0.5}
 # Each is a method of Experiment and a table of the page.
 PARTS = {"family": "One run against one for each size", "choice": "What is chosen, and how the family lies",
-         "cut": "Other ways to a smaller model", "experts": "Fewer parameters: experts go",
+         "published": "The published gates", "cut": "Other ways to a smaller model", "experts": "Fewer parameters: experts go",
          "served": "Where they run", "routers": "Half of LocMoE+ and EvoMoE", "kinds": "Encoder and translator"}
 # Of a training's steps: how long a cut model is trained on, with a tenth of the rate.
 TUNED_SHARE = 0.05
@@ -136,6 +137,12 @@ class Experiment:
     def families(self, runs: list[Run]) -> list[Family]:
         return [Family(self.trainings.program, run) for run in runs]
 
+    def take_out(self, families: list[Family], limits, rules=("auto",)) -> None:
+        """Several at a time; what has been taken out already is kept."""
+        wanted = [(one, limit, rule) for one in families for limit in limits for rule in rules]
+        with concurrent.futures.ThreadPoolExecutor(self.arguments.jobs) as pool:
+            list(pool.map(lambda one: one[0].member(one[1], one[2]), wanted))
+
     def row(self, what: str, values: list[float], unit: str, *rest, **more) -> dict:
         return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.arguments.seeds} | more))
 
@@ -188,6 +195,11 @@ class Experiment:
         """P8, P10, P11 and P17 of the specification."""
         families, plain = self.families(self.joint_runs()), self.plain_families()
         rows = []
+        limits = [flops(budget) for budget in BUDGETS]
+        fine = [round(0.3 + 0.05 * i, 2) for i in range(14)]
+        self.take_out(families, limits, ("auto", "learned", "proportional"))
+        self.take_out(families, [flops(budget) for budget in fine])
+        self.take_out(plain, limits, ("auto", "random", "proportional"))
 
         def mean_losses(some: list[Family], rule: str) -> list[float]:
             return [statistics.mean(one.loss(flops(budget), rule) for budget in BUDGETS) for one in some]
@@ -206,7 +218,6 @@ class Experiment:
                   for one in families]
         rows.append(self.row("P11: loss of a size, of that of the next smaller one: the largest of each run",
                              [max(b / a for a, b in zip(one, one[1:])) for one in ladder], "", "1", 1.0, {"at_most": 1.003}))
-        fine = [round(0.3 + 0.05 * i, 2) for i in range(14)]
         steps = []
         for one in families:
             losses = [one.loss(flops(budget)) for budget in fine]
@@ -214,6 +225,26 @@ class Experiment:
         rows.append(self.row("P8: change of the loss between budgets 5 points apart, above 30%: the largest of each run",
                              [100 * step for step in steps], "%", "1%", 1.0, {"at_most": 1.0}))
         return rows
+
+    def published(self) -> list[dict]:
+        """P20: every layer alike, gates learned in each step at the whole model's price; they know one budget."""
+        ours = self.families(self.joint_runs())
+        runs = self.joint_runs("joint published", {"dance.mode": "paper", "dance.budgets": [0.5]})
+        theirs = self.families(runs)
+        limit = flops(0.5)
+
+        def records(families: list[Family], key: str) -> list[float]:
+            return [self.records.find(one.run)[key] for one in families]
+
+        return [
+            self.row("P20: validation loss at 50%, by the published gates", [one.loss(limit, "learned") for one in theirs],
+                     "nats per token", "by ours, which serve 25 and 75%, too", [one.loss(limit, "learned") for one in ours],
+                     {"at_least": 1.0}),
+            self.row("P20: the same runs at 50%, every layer alike by importance", [one.loss(limit, "proportional") for one in theirs],
+                     "nats per token", "in our runs", [one.loss(limit, "proportional") for one in ours]),
+            self.row("P20: validation loss of the whole model, with the published gates", records(theirs, "loss"),
+                     "nats per token", "with ours", records(ours, "loss")),
+            self.row("P20: FLOPs of that training", records(theirs, "flops"), "FLOPs", "of ours", records(ours, "flops"))]
 
     def tuned(self, name: str, family: Family, limit: str, rule: str = "auto", teacher: str = "") -> Run:
         steps = max(1, round(TUNED_SHARE * self.arguments.steps))
@@ -228,6 +259,7 @@ class Experiment:
         joint, plain = self.families(self.joint_runs()), self.plain_families()
         others = {"magnitude": "pruned by the size of weights", "even": "scaled evenly"}
         rows = []
+        self.take_out(plain, [flops(budget) for budget in BUDGETS], others)
         for budget in BUDGETS:
             limit = flops(budget)
             before = [one.loss(limit) for one in joint]
@@ -249,6 +281,9 @@ class Experiment:
         joint = self.families(self.joint_runs("joint parameters", settings))
         plain = self.plain_families()
         rows = []
+        limits = ["parameters=0.5", "parameters=0.75"]
+        self.take_out(joint, limits)
+        self.take_out(plain, limits, ("use",))
         for budget in (0.5, 0.75):
             limit = f"parameters={budget}"
             after = [one["loss"] for one in self.train([self.tuned("joint", one, limit) for one in joint])]

@@ -30,6 +30,9 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
   }
   check_dance_budgets(config);
   out << describe_model(config, num_ranks);
+  if (const double teacher = teacher_flops_per_token(config); teacher > 0) {
+    out << format("{:<30}{}\n", "FLOPs of the teacher per token", short_number(teacher));
+  }
 }
 
 int64_t described_ranks(const RunConfig& config, const cluster::Launch& launch) {

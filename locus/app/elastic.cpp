@@ -70,8 +70,9 @@ void check_dance_budgets(const RunConfig& config) {
   const std::vector<double> even(space.units().size());
   for (const double budget : config.dance.budgets) {
     try {
-      search::choose_units(costs, even, {search::budget_limit(config.dance, budget, costs)},
-                           space.all());
+      const std::vector<search::Limit> limit{search::budget_limit(config.dance, budget, costs)};
+      search::choose_units(costs, even, limit, space.all());
+      if (config.dance.is_paper()) search::find_dropped_share(costs, even, limit);
     } catch (const ConfigError& error) {
       throw ConfigError(
           "dance.budgets: {}; embeddings and logits stay, so a wider or deeper model, a smaller "
@@ -99,11 +100,10 @@ ElasticModel::ElasticModel(const ElasticOptions& options)
   search::CostSettings settings = cost_settings(config);
   if (!options.target.empty()) settings.latency = read_target(options.target, config);
   costs_ = std::make_unique<search::CostModel>(*space_, settings);
-  const size_t num_units = space_->units().size();
-  for (const auto* values : {&state_.importance, &state_.gates.logits}) {
-    if (values->empty() || values->size() == num_units) continue;
+  if (state_.num_units() != 0 && state_.num_units() != space_->units().size()) {
     throw DataError("{}: is of {} units, the model has {}",
-                    (loaded_.folder.path / kDanceFile).string(), values->size(), num_units);
+                    (loaded_.folder.path / kDanceFile).string(), state_.num_units(),
+                    space_->units().size());
   }
   importance_ = state_.importance;
   if (importance_.empty()) importance_ = search::unit_magnitudes(*space_, *loaded_.transformer);
@@ -265,7 +265,6 @@ double ElasticModel::whole_loss() { return loss_of(*loaded_.transformer); }
 
 std::vector<double> ElasticModel::ranks_by(const std::string& rule) {
   const size_t num_units = space_->units().size();
-  if (rule == "learned") return state_.gates.logits;
   if (rule == "use") return ranks_by_use();
   if (rule == "random") {
     return search::with_noise(std::vector<double>(num_units), 1.0, name_key("extract.random"));
@@ -280,26 +279,30 @@ std::vector<double> ElasticModel::ranks_by(const std::string& rule) {
   return search::proportional_ranks(*space_, rule == "domain" ? domain_importance_ : importance_);
 }
 
-// What the next larger budget of the training leaves; all of it for other limits.
-search::Mask ElasticModel::trained_candidates(const std::vector<search::Limit>& limits) const {
+// By gates, inside what the next larger budget of the training leaves; for other limits, inside
+// all of it.
+search::Mask ElasticModel::learned_choice(const std::vector<search::Limit>& limits) const {
+  const std::vector<double>& logits = state_.gates.logits;
+  if (dance().is_paper()) return search::paper_choice(*costs_, logits, state_.paper, limits);
   search::Mask candidates = space_->all();
   const search::Resource trained = search::parse_resource(dance().resource);
-  if (limits.size() != 1 || limits.front().resource != trained) return candidates;
-  std::vector<double> budgets = dance().budgets;
+  const bool is_trained_for = limits.size() == 1 && limits.front().resource == trained;
+  std::vector<double> budgets = is_trained_for ? dance().budgets : std::vector<double>();
   std::sort(budgets.rbegin(), budgets.rend());
   for (const double budget : budgets) {
     const search::Limit larger = search::budget_limit(dance(), budget, *costs_);
     if (larger.most <= limits.front().most) break;
-    candidates = search::choose_units(*costs_, state_.gates.logits, {larger}, candidates);
+    candidates = search::choose_units(*costs_, logits, {larger}, candidates);
   }
-  return candidates;
+  return search::choose_units(*costs_, logits, limits, candidates);
 }
 
 SmallerModel ElasticModel::make(const std::string& rule, const std::vector<search::Limit>& limits) {
   SmallerModel out;
   out.rule = rule;
-  out.mask = search::choose_units(*costs_, ranks_by(rule), limits,
-                                  rule == "learned" ? trained_candidates(limits) : space_->all());
+  out.mask = rule == "learned"
+                 ? learned_choice(limits)
+                 : search::choose_units(*costs_, ranks_by(rule), limits, space_->all());
   out.cut = space_->to_cut(out.mask);
   for (size_t unit = 0; rule == "use" && unit < out.mask.size(); ++unit) {
     if (out.mask[unit] != 0 || space_->units()[unit].kind == search::UnitKind::kExpert) continue;

@@ -58,7 +58,7 @@ class ElasticModel {
   std::vector<double> domain_importance();
   std::vector<double> ranks_by_use();
   SmallerModel make(const std::string& rule, const std::vector<search::Limit>& limits);
-  search::Mask trained_candidates(const std::vector<search::Limit>& limits) const;
+  search::Mask learned_choice(const std::vector<search::Limit>& limits) const;
 
   const ElasticOptions options_;
   LoadedModel loaded_;

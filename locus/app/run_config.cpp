@@ -117,6 +117,7 @@ bool makes_shape(const std::string& key) {
                                           "model.intermediate_size_per_layer",
                                           "moe.experts_per_layer",
                                           "moe.router.top_k_per_layer",
+                                          "dance.mode",
                                           "dance.budgets",
                                           "dance.resource",
                                           "dance.block_size",

@@ -30,13 +30,29 @@ void check_teacher(const RunConfig& config, const data::Tokenizer& tokenizer) {
   }
 }
 
-Teacher load_teacher(const RunConfig& config, const comm::ParallelContext& parallel) {
-  if (config.distillation.teacher_path.empty()) return {};
-  const ModelFolder folder = resolve_model_folder(config.distillation.teacher_path);
+namespace {
+
+// As this training runs it.
+RunConfig teacher_config(const RunConfig& config, const ModelFolder& folder) {
   RunConfig own = folder_config(folder);
   own.train.dtype = config.train.dtype;
   own.data.sequence_length = config.data.sequence_length;
   own.data.mask_share = config.data.mask_share;
+  return own;
+}
+
+}  // namespace
+
+double teacher_flops_per_token(const RunConfig& config) {
+  const std::string& path = config.distillation.teacher_path;
+  if (path.empty()) return 0;
+  return forward_flops_per_token(teacher_config(config, resolve_model_folder(path)));
+}
+
+Teacher load_teacher(const RunConfig& config, const comm::ParallelContext& parallel) {
+  if (config.distillation.teacher_path.empty()) return {};
+  const ModelFolder folder = resolve_model_folder(config.distillation.teacher_path);
+  const RunConfig own = teacher_config(config, folder);
   Teacher teacher{load_transformer(folder, own), forward_flops_per_token(own)};
   teacher.transformer->to(find_device(config.train.device, parallel));
   log::info("learning from {}, too", folder.text());

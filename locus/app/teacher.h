@@ -18,6 +18,9 @@ struct Teacher {
 // not read. model.vocab_size is settled. Nothing without a teacher.
 void check_teacher(const RunConfig& config, const data::Tokenizer& tokenizer);
 
+// Forward; 0 without a teacher.
+double teacher_flops_per_token(const RunConfig& config);
+
 // After check_teacher(). All of it on each rank: it computes this rank's tokens alone.
 Teacher load_teacher(const RunConfig& config, const comm::ParallelContext& parallel);
 

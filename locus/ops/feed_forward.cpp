@@ -8,6 +8,7 @@
 
 #include "locus/base/error.h"
 #include "locus/ops/feed_forward_paths.h"
+#include "locus/ops/input_probe.h"
 #include "locus/ops/products.h"
 
 namespace locus::ops {
@@ -53,6 +54,10 @@ class GroupedFeedForward : public torch::autograd::Function<GroupedFeedForward> 
     const auto run = runs_on_cpu_kernels(x_ND, weights) ? feed_forward_cpu : feed_forward_aten;
     const FeedForwardResult result =
         run(x_ND, counts_E, weights, static_cast<Activation>(activation_code));
+    if (InputProbe::looks_at(down_EDF)) {
+      InputProbe::show(down_EDF,
+                       apply_activation(result.up_NU, static_cast<Activation>(activation_code)));
+    }
     ctx->save_for_backward({x_ND, result.up_NU, up_EUD, down_EDF, *up_bias, *down_bias});
     ctx->saved_data["counts"] = counts_E;
     ctx->saved_data["activation"] = activation_code;

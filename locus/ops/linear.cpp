@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "locus/base/error.h"
+#include "locus/ops/input_probe.h"
 #include "locus/ops/products.h"
 
 namespace locus::ops {
@@ -88,6 +89,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight_MK, const at::Te
               x.size(-1), weight_MK.size(-1));
   LOCUS_CHECK(!bias_M.defined() || bias_M.numel() == weight_MK.size(0), "a bias of {} for {}",
               bias_M.numel(), weight_MK.size(0));
+  InputProbe::show(weight_MK, x);
   if (!has_cpu_kernels(x) || !has_cpu_kernels(weight_MK)) {
     return at::linear(x, weight_MK.to(x.dtype()), bias_M.defined() ? bias_M.to(x.dtype()) : bias_M);
   }

@@ -18,6 +18,25 @@ UnitKind branch_of(UnitKind kind) {
   }
 }
 
+bool has_columns(UnitKind kind) {
+  return kind == UnitKind::kHead || kind == UnitKind::kCrossHead || kind == UnitKind::kBlock;
+}
+
+std::string layer_prefix(int64_t layer) { return "layers." + std::to_string(layer) + "."; }
+
+std::string output_weight(const ArchSpace& space, UnitKind kind, int64_t layer) {
+  const std::string prefix = layer_prefix(layer);
+  switch (kind) {
+    case UnitKind::kHead: return prefix + "self_attn.o_proj.weight";
+    case UnitKind::kCrossHead: return prefix + "cross_attn.o_proj.weight";
+    case UnitKind::kBlock:
+      return prefix + (space.layers()[static_cast<size_t>(layer)].has_experts()
+                           ? "moe.experts.down_proj"
+                           : "mlp.down_proj");
+    default: LOCUS_CHECK(false, "unit kind {} has no columns", static_cast<int>(kind));
+  }
+}
+
 std::string why_slots_stay(const moe::MoeConfig& moe, const OptionSet& options) {
   const std::string& router = moe.router.type;
   const auto is = [&](std::string_view name, std::string_view value) {

@@ -113,6 +113,13 @@ class ArchSpace {
 // The branch that units of this kind are in; itself for a branch.
 UnitKind branch_of(UnitKind kind);
 
+// Whether units of this kind, heads or channels, have columns of an output projection.
+bool has_columns(UnitKind kind);
+// What the names of a layer's parameters begin with.
+std::string layer_prefix(int64_t layer);
+// That projection's weight, with a column for each of the units' channels; of all experts.
+std::string output_weight(const ArchSpace& space, UnitKind kind, int64_t layer);
+
 // Why the top_k of this model cannot be cut; empty: it can. A router whose weights of a token sum
 // to 1, or that does otherwise with one expert than with several, computes something else with
 // fewer.

@@ -8,6 +8,7 @@
 namespace locus::search {
 
 struct DanceConfig {
+  std::string mode = "budget";
   std::vector<double> budgets;
   std::string resource = "flops";
   double begin = 0.5;
@@ -25,9 +26,13 @@ struct DanceConfig {
   double gate_noise = 0.1;
 
   bool is_on() const { return !budgets.empty(); }
+  bool is_paper() const { return mode == "paper"; }
 
   template <class V>
   void visit_fields(V& v) {
+    v("mode", mode,
+      "budget | paper: the gates of DANCE's published code, to compare with, for one budget: every "
+      "layer keeps the same share of its heads and channels");
     v("budgets", budgets,
       "smaller models that are trained inside this one, by their share of what it costs, as "
       "[0.25, 0.5, 0.75]; `locus extract` takes them out; empty: none");

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "locus/base/error.h"
@@ -13,12 +12,9 @@
 #include "locus/base/random.h"
 #include "locus/comm/collectives.h"
 #include "locus/ops/distillation.h"
-#include "locus/search/extract.h"
 #include "locus/search/unit_gradients.h"
 
 namespace locus::search {
-
-using nlohmann::json;
 
 namespace {
 
@@ -28,50 +24,17 @@ std::vector<double> summed(comm::ProcessGroup* group, const std::vector<double>&
   return {begin, begin + values.size()};
 }
 
+// Of other slopes nothing is learned: the step will be skipped, as its guard sees the same.
+bool is_finite(const std::vector<double>& values) {
+  return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+}
+
 // Latency is not among them: it is of one machine, and a training goes from one to another.
 std::vector<std::string> budget_resources() {
   return {"flops", "parameters", "memory", "exchange"};
 }
 
-// Left of the units whose outputs have a gate of their own in the full width: heads, channels and
-// branches stay, experts and slots go.
-Mask without_experts_and_slots(const ArchSpace& space, const Mask& mask) {
-  Mask out = mask;
-  for (size_t unit = 0; unit < out.size(); ++unit) {
-    const UnitKind kind = space.units()[unit].kind;
-    if (kind != UnitKind::kExpert && kind != UnitKind::kSlot) out[unit] = 1;
-  }
-  return out;
-}
-
 }  // namespace
-
-std::string to_json(const JointState& state) {
-  return json{{"calibrated_steps", state.calibrated_steps},
-              {"importance", state.importance},
-              {"logits", state.gates.logits},
-              {"mean", state.gates.mean},
-              {"square", state.gates.square},
-              {"updates", state.gates.updates}}
-             .dump() +
-         "\n";
-}
-
-JointState read_joint_state(const std::string& source, const std::string& text) {
-  try {
-    const json content = json::parse(text);
-    JointState state;
-    state.calibrated_steps = content.at("calibrated_steps").get<int64_t>();
-    state.importance = content.at("importance").get<std::vector<double>>();
-    state.gates.logits = content.at("logits").get<std::vector<double>>();
-    state.gates.mean = content.at("mean").get<std::vector<double>>();
-    state.gates.square = content.at("square").get<std::vector<double>>();
-    state.gates.updates = content.at("updates").get<int64_t>();
-    return state;
-  } catch (const json::exception& error) {
-    throw DataError("{}: {}", source, error.what());
-  }
-}
 
 int64_t first_joint_step(const DanceConfig& config, int64_t max_steps) {
   if (!config.is_on()) return max_steps;
@@ -97,6 +60,11 @@ std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) 
   const auto add_if = [&](bool wrong, std::string_view pattern, const auto&... args) {
     if (wrong) out.push_back(format(pattern, args...));
   };
+  add_if(config.mode != "budget" && !config.is_paper(),
+         "dance.mode = \"{}\" is not one of budget, paper", config.mode);
+  add_if(config.is_paper() && config.budgets.size() != 1,
+         "dance.mode = \"paper\" knows one budget, and dance.budgets holds {}",
+         config.budgets.size());
   for (const double budget : config.budgets) {
     add_if(!(budget > 0 && budget < 1),
            "dance.budgets holds {}: a smaller model's share of the costs is over 0 and below 1",
@@ -135,34 +103,6 @@ std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) 
   return out;
 }
 
-// Weights that a mask sets to 0: columns, or all of a parameter.
-struct Off {
-  at::Tensor parameter;
-  int64_t begin, end;  // end -1: all
-
-  void zero(const at::Tensor& tensor) const {
-    const at::NoGradGuard no_grad;
-    if (tensor.defined()) (end < 0 ? tensor : tensor.slice(-1, begin, end)).zero_();
-  }
-};
-
-// A smaller model of this step.
-struct JointStage::Net {
-  size_t budget = 0;  // its place in budgets_
-  double loss = 0;    // cross entropy of the step's micro-batches so far
-  Mask mask;
-  ModelCut cut;
-  std::shared_ptr<model::Transformer> transformer;
-  CutMap map;
-  bool is_gated = false;  // in the full width of heads and channels, its outputs times the mask
-  std::vector<Off> off;
-
-  void turn_off(const std::string& name, int64_t begin = 0, int64_t end = -1) {
-    const auto parameters = transformer->named_parameters();
-    if (const at::Tensor* found = parameters.find(name)) off.push_back({*found, begin, end});
-  }
-};
-
 JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
                        const Training& training, JointState& state)
     : whole_(whole),
@@ -172,22 +112,24 @@ JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
       space_(whole.config().model, whole.config().moe, whole.config().router_options,
              arch_options(config, training.ep_size)),
       costs_(space_, training.costs),
-      budgets_(config.budgets) {
+      budgets_(config.budgets),
+      activations_(space_) {
   std::sort(budgets_.rbegin(), budgets_.rend());
-  const auto has_size = [&](const std::vector<double>& values) {
-    return values.empty() || values.size() == space_.units().size();
-  };
-  if (!has_size(state.importance) || !has_size(state.gates.logits)) {
+  if (state.num_units() != 0 && state.num_units() != space_.units().size()) {
     throw ConfigError(
         "dance: the checkpoint's gates are of {} units, this model has {}: block_size, depth, "
         "expert_ranks or the model are not what they were",
-        std::max(state.importance.size(), state.gates.logits.size()), space_.units().size());
+        state.num_units(), space_.units().size());
   }
   for (const double budget : budgets_) {
     limits_.push_back(budget_limit(config_, budget, costs_));
   }
   // Before any step: what cannot be reached.
-  choose_units(costs_, std::vector<double>(space_.units().size()), {limits_.back()}, space_.all());
+  const std::vector<double> even(space_.units().size());
+  choose_units(costs_, even, {limits_.back()}, space_.all());
+  if (!config_.is_paper()) return;
+  find_dropped_share(costs_, even, limits_);
+  paper_ = std::make_unique<PaperGates>(costs_, limits_.front(), state_.gates, state_.paper);
 }
 
 JointStage::~JointStage() = default;
@@ -213,30 +155,39 @@ double JointStage::begin_step(int64_t step) {
     if (step < first_joint_step(config_, training_.max_steps)) return 1.0;
     begin_joint_stage();
   }
-  learns_ = learns_gates(step);
+  learns_ = paper_ != nullptr || learns_gates(step);
   for (const size_t budget : draw_budgets()) {
-    if (learns_) {
-      own_.push_back(make_net(budget, noisy_mask(budget), /*is_gated=*/true));
-      nets_.push_back(own_.back().get());
-      continue;
-    }
-    std::unique_ptr<Net>& kept = kept_[budget];
-    const Mask& mask = masks()[budget];
-    if (!kept || kept->mask != mask) kept = make_net(budget, mask, /*is_gated=*/false);
-    nets_.push_back(kept.get());
-  }
-  for (Net* net : nets_) {
-    copy_weights(whole_, *net->transformer, net->map);
-    for (const Off& off : net->off) off.zero(off.parameter);
-    net->transformer->train();
-    net->transformer->set_domain_names(whole_.domain_names());
-    for (const auto& [layer, moe] : net->transformer->moe_layers()) {
+    JointNet& net = net_of(budget);
+    net.copy_weights(whole_);
+    net.transformer().train();
+    net.transformer().set_domain_names(whole_.domain_names());
+    for (const auto& [layer, moe] : net.transformer().moe_layers()) {
       moe->router().on_step(step, training_.max_steps);
     }
-    const Mask costed = net->is_gated ? without_experts_and_slots(space_, net->mask) : net->mask;
-    flops_per_token_ += 3 * costs_.cost(Resource::kFlops, costed);
+    flops_per_token_ += 3 * costs_.cost(Resource::kFlops, net.computed());
+    nets_.push_back(&net);
   }
   return config_.full_weight;
+}
+
+// Of this step: where gates are learned, one that is drawn.
+JointNet& JointStage::net_of(size_t budget) {
+  if (learns_) {
+    const Mask mask = paper_ ? paper_->draw(gate_key(budget)) : noisy_mask(budget);
+    return *own_.emplace_back(
+        std::make_unique<JointNet>(whole_, space_, budget, mask, /*is_gated=*/true));
+  }
+  std::unique_ptr<JointNet>& kept = kept_[budget];
+  const Mask& mask = masks()[budget];
+  if (!kept || kept->mask() != mask) {
+    kept = std::make_unique<JointNet>(whole_, space_, budget, mask, /*is_gated=*/false);
+  }
+  return *kept;
+}
+
+uint64_t JointStage::gate_key(size_t budget) const {
+  return random_key({training_.seed, name_key("dance.gates"), static_cast<uint64_t>(step_),
+                     static_cast<uint64_t>(budget)});
 }
 
 // What is left where gates are learned: with noise that falls to 0 over these steps.
@@ -244,11 +195,9 @@ Mask JointStage::noisy_mask(size_t budget) const {
   const auto first = static_cast<double>(first_joint_step(config_, training_.max_steps));
   const double learning = config_.gate_share * (static_cast<double>(training_.max_steps) - first);
   const double done = (static_cast<double>(step_) - first) / std::max(1.0, learning);
-  const uint64_t key = random_key({training_.seed, name_key("dance.gates"),
-                                   static_cast<uint64_t>(step_), static_cast<uint64_t>(budget)});
   const double noise = config_.gate_noise * std::max(0.0, 1 - done);
-  return choose_units(costs_, with_noise(state_.gates.logits, noise, key), {limits_[budget]},
-                      space_.all());
+  return choose_units(costs_, with_noise(state_.gates.logits, noise, gate_key(budget)),
+                      {limits_[budget]}, space_.all());
 }
 
 // The smallest one, and one of the others.
@@ -268,63 +217,19 @@ bool JointStage::learns_gates(int64_t step) const {
          (step - first) % config_.gate_interval == 0;
 }
 
-std::unique_ptr<JointStage::Net> JointStage::make_net(size_t budget, const Mask& mask,
-                                                      bool is_gated) {
-  ModelCut cut = space_.to_cut(is_gated ? without_experts_and_slots(space_, mask) : mask);
-  std::shared_ptr<model::Transformer> transformer = make_part(whole_, cut);
-  CutMap map(whole_, *transformer, cut);
-  if (!is_gated) share_weights(whole_, *transformer, map);  // a mask would set the whole one's to 0
-  auto net = std::make_unique<Net>(
-      Net{budget, 0, mask, std::move(cut), std::move(transformer), std::move(map), is_gated, {}});
-  if (!is_gated) return net;
-  for (size_t unit = 0; unit < mask.size(); ++unit) {
-    if (mask[unit] != 0) continue;
-    const Unit& one = space_.units()[unit];
-    const std::string prefix = "layers." + std::to_string(one.layer) + ".";
-    const auto& layer = space_.layers()[static_cast<size_t>(one.layer)];
-    const std::string block = prefix + (layer.has_experts() ? "moe.experts." : "mlp.");
-    const int64_t group = layer.model.head_dim * whole_.config().model.heads_per_group();
-    switch (one.kind) {
-      case UnitKind::kHead:
-        net->turn_off(prefix + "self_attn.o_proj.weight", one.index * group,
-                      (one.index + 1) * group);
-        break;
-      case UnitKind::kCrossHead:
-        net->turn_off(prefix + "cross_attn.o_proj.weight", one.index * group,
-                      (one.index + 1) * group);
-        break;
-      case UnitKind::kBlock: {
-        const auto [begin, end] = space_.channels_of(one);
-        net->turn_off(block + "down_proj", begin, end);
-        break;
-      }
-      case UnitKind::kAttention:
-        net->turn_off(prefix + "self_attn.o_proj.weight");
-        net->turn_off(prefix + "self_attn.o_proj.bias");
-        break;
-      case UnitKind::kCrossAttention:
-        net->turn_off(prefix + "cross_attn.o_proj.weight");
-        net->turn_off(prefix + "cross_attn.o_proj.bias");
-        break;
-      case UnitKind::kFeedForward:
-        for (const std::string& network : {block, prefix + "moe.shared_expert."}) {
-          net->turn_off(network + "down_proj");
-          net->turn_off(network + "down_proj_bias");
-        }
-        break;
-      case UnitKind::kExpert:
-      case UnitKind::kSlot: break;
-    }
-  }
-  return net;
+// Not looked at: what is computed again in the backward pass.
+model::TransformerOutput JointStage::forward(const JointNet& net,
+                                             const model::TransformerInput& input) {
+  const auto probe = paper_ ? activations_.watch(net.transformer()) : nullptr;
+  return net.transformer().forward(input);
 }
 
 void JointStage::run(const MicroBatch& batch) {
   const double weight = (1 - config_.full_weight) / static_cast<double>(nets_.size());
-  for (Net* net : nets_) {
-    const model::TransformerOutput out = net->transformer->forward(batch.tensors.input);
+  for (JointNet* net : nets_) {
+    const model::TransformerOutput out = forward(*net, batch.tensors.input);
     const ops::Distillation losses = ops::linear_distillation(
-        out.hidden_TD, net->transformer->output_weight(), batch.tensors.labels_T, batch.hidden_TD,
+        out.hidden_TD, net->transformer().output_weight(), batch.tensors.labels_T, batch.hidden_TD,
         whole_.output_weight(), config_.label_share);
     const at::Tensor loss = losses.loss_sum / batch.num_labels + out.aux_loss * batch.batch_share;
     (loss * weight).backward();
@@ -333,50 +238,56 @@ void JointStage::run(const MicroBatch& batch) {
 }
 
 void JointStage::add_gradients() {
-  if (learns_) learn_gates();
+  if (learns_) paper_ ? learn_gates_of_the_paper() : learn_gates();
   std::vector<double> losses;
-  for (Net* net : nets_) losses.push_back(std::exchange(net->loss, 0));
+  for (JointNet* net : nets_) losses.push_back(std::exchange(net->loss, 0));
   losses = summed(whole_.config().parallel.world.get(), losses);
   for (size_t i = 0; i < nets_.size(); ++i) {
-    Mean& mean = losses_[budgets_[nets_[i]->budget]];
+    Mean& mean = losses_[budgets_[nets_[i]->budget()]];
     mean.sum += losses[i];
     ++mean.steps;
   }
-  for (Net* net : nets_) {
-    // The gates have learned from what is off; the weights have no gradient there.
-    for (const Off& off : net->off) off.zero(off.parameter.grad());
-    search::add_gradients(whole_, *net->transformer, net->map);
-    for (const auto& [layer, moe] : net->transformer->moe_layers()) {
+  for (JointNet* net : nets_) {
+    net->add_gradients(whole_);
+    for (const auto& [layer, moe] : net->transformer().moe_layers()) {
       moe->router().requested_E.reset();
     }
   }
 }
 
-// Before what is off loses its gradients.
+// dLoss/dm of each unit, the sum over the ranks; before what is off loses its gradients.
+std::vector<double> JointStage::slopes_of(const JointNet& net) const {
+  UnitGradients own = unit_gradients(space_, whole_, net.transformer(), net.cut());
+  for (size_t unit = 0; unit < own.dense.size(); ++unit) own.dense[unit] += own.experts[unit];
+  return summed(whole_.config().parallel.world.get(), own.dense);
+}
+
 void JointStage::learn_gates() {
-  const comm::ParallelContext& parallel = whole_.config().parallel;
   std::vector<double> gradient(space_.units().size());
-  for (const Net* net : nets_) {
+  for (const JointNet* net : nets_) {
     // A slot has no weights, and an expert that is not there no gradient.
     Mask is_known = space_.all();
     for (size_t unit = 0; unit < is_known.size(); ++unit) {
       const UnitKind kind = space_.units()[unit].kind;
       if (kind == UnitKind::kSlot) is_known[unit] = 0;
-      if (kind == UnitKind::kExpert) is_known[unit] = net->mask[unit];
+      if (kind == UnitKind::kExpert) is_known[unit] = net->mask()[unit];
     }
-    const UnitGradients own = unit_gradients(space_, whole_, *net->transformer, net->cut);
-    std::vector<double> both = own.dense;
-    for (size_t unit = 0; unit < both.size(); ++unit) both[unit] += own.experts[unit];
     const std::vector<double> of_net =
-        gate_gradient(costs_, state_.gates.logits, limits_[net->budget], config_.gate_temperature,
-                      summed(parallel.world.get(), both), is_known);
+        gate_gradient(costs_, state_.gates.logits, limits_[net->budget()], config_.gate_temperature,
+                      slopes_of(*net), is_known);
     for (size_t unit = 0; unit < gradient.size(); ++unit) gradient[unit] += of_net[unit];
   }
-  // The step will be skipped: the guard sees the same gradients.
-  const auto is_finite = [](double value) { return std::isfinite(value); };
-  if (!std::all_of(gradient.begin(), gradient.end(), is_finite)) return;
+  if (!is_finite(gradient)) return;
   update_gates(state_.gates, gradient, config_.gate_lr);
   masks_.clear();
+}
+
+void JointStage::learn_gates_of_the_paper() {
+  const std::vector<double> slopes = slopes_of(*nets_.front());
+  const auto seen = activations_.take(whole_.config().parallel.world.get());
+  if (!is_finite(slopes)) return;
+  gate_losses_.sum += paper_->learn(slopes, seen, config_.gate_lr);
+  ++gate_losses_.steps;
 }
 
 void JointStage::see_gradients() {
@@ -406,7 +317,11 @@ void JointStage::begin_joint_stage() {
         "were",
         step_);
   }
-  state_.gates.logits = proportional_ranks(space_, state_.importance);
+  if (paper_) {
+    paper_->begin(random_key({training_.seed, name_key("dance.paper")}));
+  } else {
+    state_.gates.logits = proportional_ranks(space_, state_.importance);
+  }
   std::string text;
   for (const double budget : budgets_) text += format("{}{}", text.empty() ? "" : ", ", budget);
   log::info("step {}: models of {} of the {} are trained from here on, too; {} units", step_, text,
@@ -421,6 +336,9 @@ void JointStage::report(train::MetricLine& line) {
   }
   line.set("smaller_losses", object);
   losses_.clear();
+  if (gate_losses_.steps == 0) return;
+  line.set("gate_loss", gate_losses_.sum / static_cast<double>(gate_losses_.steps));
+  gate_losses_ = {};
 }
 
 }  // namespace locus::search

@@ -16,26 +16,17 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <string>
 #include <vector>
 
+#include "locus/search/activation_stats.h"
 #include "locus/search/choice.h"
 #include "locus/search/config.h"
-#include "locus/search/gates.h"
+#include "locus/search/joint_net.h"
+#include "locus/search/joint_state.h"
+#include "locus/search/paper_gates.h"
 #include "locus/train/extra_passes.h"
 
 namespace locus::search {
-
-// What a checkpoint has to remember.
-struct JointState {
-  int64_t calibrated_steps = 0;
-  std::vector<double> importance;  // of units: sums of squares, until they rank the units
-  GateState gates;                 // no logits: the joint stage has not begun
-};
-
-// As a file of a checkpoint, and back; DataError that names `source`.
-std::string to_json(const JointState& state);
-JointState read_joint_state(const std::string& source, const std::string& json);
 
 // The joint stage's first step; max_steps without one.
 int64_t first_joint_step(const DanceConfig& config, int64_t max_steps);
@@ -71,18 +62,22 @@ class JointStage final : public train::ExtraPasses {
 
   const ArchSpace& space() const { return space_; }
   const CostModel& costs() const { return costs_; }
-  // What is left under each budget, the largest first; nested. Once the joint stage has begun.
+  // What is left under each budget, the largest first; nested. Once the joint stage has begun; not
+  // with mode = "paper", which draws anew in each step.
   const std::vector<Mask>& masks();
 
  private:
-  struct Net;
   void calibrate();
   void begin_joint_stage();
   bool learns_gates(int64_t step) const;
   std::vector<size_t> draw_budgets() const;
+  uint64_t gate_key(size_t budget) const;
   Mask noisy_mask(size_t budget) const;
-  std::unique_ptr<Net> make_net(size_t budget, const Mask& mask, bool is_gated);
+  JointNet& net_of(size_t budget);
+  model::TransformerOutput forward(const JointNet& net, const model::TransformerInput& input);
+  std::vector<double> slopes_of(const JointNet& net) const;
   void learn_gates();
+  void learn_gates_of_the_paper();
 
   model::Transformer& whole_;
   const DanceConfig config_;
@@ -96,14 +91,17 @@ class JointStage final : public train::ExtraPasses {
   int64_t step_ = 0;
   double flops_per_token_ = 0;
   bool learns_ = false;
-  std::map<size_t, std::unique_ptr<Net>> kept_;  // by budget, once the gates are settled
-  std::vector<Net*> nets_;                       // of this step
-  std::vector<std::unique_ptr<Net>> own_;        // those of them that are not kept
+  std::map<size_t, std::unique_ptr<JointNet>> kept_;  // by budget, once the gates are settled
+  std::vector<JointNet*> nets_;                       // of this step
+  std::vector<std::unique_ptr<JointNet>> own_;        // those of them that are not kept
+  std::unique_ptr<PaperGates> paper_;                 // with mode = "paper"
+  ActivationStats activations_;                       // likewise
   struct Mean {
     double sum = 0;
     int64_t steps = 0;
   };
   std::map<double, Mean> losses_;  // by budget, since the last report
+  Mean gate_losses_;               // likewise, of mode = "paper"
 };
 
 }  // namespace locus::search

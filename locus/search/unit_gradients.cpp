@@ -29,15 +29,12 @@ class Collector {
 
   UnitGradients collect() {
     for (const UnitGroup& group : space_.groups()) {
-      const std::string prefix = "layers." + std::to_string(group.layer) + ".";
+      const std::string prefix = layer_prefix(group.layer);
       const bool has_experts = space_.layers()[static_cast<size_t>(group.layer)].has_experts();
       switch (group.kind) {
-        case UnitKind::kHead: add_heads(group, prefix + "self_attn.o_proj.weight"); break;
-        case UnitKind::kCrossHead: add_heads(group, prefix + "cross_attn.o_proj.weight"); break;
-        case UnitKind::kBlock:
-          has_experts ? add_blocks(group, prefix + "moe.experts.down_proj", out_.experts)
-                      : add_blocks(group, prefix + "mlp.down_proj", out_.dense);
-          break;
+        case UnitKind::kHead:
+        case UnitKind::kCrossHead: add_heads(group); break;
+        case UnitKind::kBlock: add_blocks(group, has_experts ? out_.experts : out_.dense); break;
         case UnitKind::kExpert: add_experts(group, prefix + "moe.experts."); break;
         case UnitKind::kAttention:
           out_.dense[group.begin] = sum_of(prefix + "self_attn.o_proj.", {"weight", "bias"});
@@ -79,8 +76,8 @@ class Collector {
     return sum;
   }
 
-  void add_heads(const UnitGroup& group, const std::string& name) {
-    const at::Tensor product = products(name);
+  void add_heads(const UnitGroup& group) {
+    const at::Tensor product = products(output_weight(space_, group.kind, group.layer));
     if (!product.defined()) return;
     const at::Tensor sum_H = product.sum(0).view({static_cast<int64_t>(group.size()), -1}).sum(1);
     for (size_t i = 0; i < group.size(); ++i) {
@@ -88,8 +85,8 @@ class Collector {
     }
   }
 
-  void add_blocks(const UnitGroup& group, const std::string& name, std::vector<double>& out) {
-    const at::Tensor product = products(name);
+  void add_blocks(const UnitGroup& group, std::vector<double>& out) {
+    const at::Tensor product = products(output_weight(space_, group.kind, group.layer));
     if (!product.defined()) return;
     const at::Tensor sum_F = product.flatten(0, -2).sum(0);
     for (size_t unit = group.begin; unit < group.end; ++unit) {

@@ -176,6 +176,9 @@ class Elastic:
         self.train("taught", *sets)
         taught = corpus.lines_of(self.folder / "taught", "valid")[-1]["loss"]
         assert taught < before + 0.1 and taught != after, (before, taught)
+        words = [word for one in sets for word in ("--set", one)]
+        out, _ = self.run("train", "--config", "elastic.toml", *words, "--dry-run")
+        assert "FLOPs of the teacher per token" in out, out
         # Two ranks that share the experts learn the same; each has the whole teacher.
         done = self.train_on_two_ranks("taught_on_two", *sets, "parallel.expert_model_parallel_size=2")
         assert done.returncode == 0, done.stderr
@@ -221,6 +224,34 @@ class Elastic:
         _, errors = self.train("refused", "dance.resource=time", code=2)
         assert "is not one of flops, parameters" in errors, errors
 
+    def follows_the_paper(self):
+        """The published gates: the same share of each layer's heads and channels, at the whole model's price."""
+        sets = ("dance.mode=\"paper\"", "dance.budgets=[0.7]", "checkpoint.keep_last=0")
+        self.train("published", *sets)
+        lines = corpus.lines_of(self.folder / "published", "train")
+        assert all(("gate_loss" in line) == (line["step"] > 30) for line in lines), lines
+        before, after = lines[3]["flops"] - lines[2]["flops"], lines[-1]["flops"] - lines[-2]["flops"]
+        assert abs(after / before - 2) < 0.01, (before, after)
+        wanted = corpus.sums_of(self.folder / "published")
+        self.train("published_2", *sets)
+        for path in (self.folder / "published_2" / "checkpoints").glob("step_*"):
+            if int(path.name.removeprefix("step_")) > 48:
+                subprocess.run(["rm", "-r", path], check=True)
+        self.train("published_2", *sets, resume=True)
+        assert corpus.sums_of(self.folder / "published_2") == wanted
+        self.run("extract", "published", "--budget", "flops=0.7", "--rule", "learned", "--output", "by_paper")
+        record = json.loads((self.folder / "by_paper" / "extract.json").read_text())
+        assert record["costs"]["flops"]["share"] <= 0.7, record
+        kept = {(count(layer["heads"]), count(layer["channels"]), layer["experts"], layer["top_k"])
+                for layer in record["layers"] if layer["top_k"]}
+        assert len(kept) == 1 and kept.pop()[2:] == ("0-3", 2), record
+        self.run("verify", "--config", "elastic.toml", "--steps", "4", "--layouts", "dp2 ep2", "--set", sets[0],
+                 "--set", sets[1], "--set", "dance.expert_ranks=2")
+        for more, wanted in ((["dance.budgets=[0.5,0.75]"], "knows one budget"), (["dance.budgets=[0.2]"], "the least that can"),
+                             (["dance.mode=\"score\""], "is not one of budget, paper")):
+            _, errors = self.train("refused", *sets[:2], *more, code=2)
+            assert wanted in errors, errors
+
     def works_without_a_joint_stage(self):
         _, errors = self.run("extract", "plain", "--budget", "flops=0.5", "--output", "pruned")
         assert "was trained without a joint stage" in errors, errors
@@ -251,6 +282,12 @@ class Elastic:
         assert "dance.block_size cannot change on --resume" in errors, errors
 
 
+def count(numbers):
+    """Of "0-2,5": 4."""
+    ends = [[int(end) for end in part.split("-")] for part in numbers.split(",") if part]
+    return sum(part[-1] - part[0] + 1 for part in ends)
+
+
 def losses(tree):
     """Every "loss" in what eval has written, the first one of all tokens."""
     if isinstance(tree, dict):
@@ -270,7 +307,8 @@ def main():
                      elastic.resumes_exactly, elastic.goes_on_with_other_ranks, elastic.shows_the_family, elastic.takes_models_out,
                      elastic.takes_one_out_of_another,
                      elastic.trains_on_from_one, elastic.chooses_by_rules_and_domains,
-                     elastic.trains_for_budgets_of_parameters, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.works_without_a_joint_stage, elastic.refuses):
+                     elastic.trains_for_budgets_of_parameters, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.follows_the_paper, elastic.works_without_a_joint_stage,
+                     elastic.refuses):
             step()
             print(f"{step.__name__}: ok", flush=True)
 

@@ -324,5 +324,76 @@ TEST(JointStage, NamesEachProblem) {
   EXPECT_TRUE(problems(DanceConfig{}, 0).empty());
 }
 
+DanceConfig paper_mode() {
+  DanceConfig config = two_budgets();
+  config.mode = "paper";
+  config.budgets = {0.7};
+  return config;
+}
+
+// P20: gated in every step, at the whole model's price; what is off does not learn.
+TEST(JointStage, FollowsThePaper) {
+  const auto config = config_with_slots();
+  const auto whole = make_model(config, /*in_double=*/true);
+  const DanceConfig settings = paper_mode();
+  JointState state;
+  JointStage stage(*whole, settings, kTraining, state);
+  calibrate(stage, *whole);
+  for (int64_t step = 4; step < 8; ++step) {
+    const model::BatchTensors batch = batch_of(config, static_cast<uint64_t>(step));
+    stage.begin_step(step);
+    EXPECT_EQ(stage.flops_per_token(), 3 * stage.costs().whole(Resource::kFlops));
+    stage.run({batch, whole->forward(batch.input).hidden_TD.detach(), 30, 1});
+    stage.add_gradients();
+    ASSERT_EQ(state.paper.history.size(), static_cast<size_t>(step - 3));
+    const std::string& on = state.paper.history.back();
+    const auto gradients = gradients_of(*whole);
+    size_t off = 0;
+    for (size_t unit = 0; unit < on.size(); ++unit) {
+      const Unit& one = stage.space().units()[unit];
+      if (on[unit] == '1' || one.kind != UnitKind::kBlock) continue;
+      const auto [begin, end] = stage.space().channels_of(one);
+      const at::Tensor& gradient = gradients.at(output_weight(stage.space(), one.kind, one.layer));
+      EXPECT_EQ(gradient.slice(-1, begin, end).abs().max().item<double>(), 0);
+      ++off;
+    }
+    EXPECT_GT(off, 0u);
+    reset(*whole);
+  }
+  // Every unit's averages have moved from where they begin.
+  for (size_t unit = 0; unit < state.paper.magnitude.size(); ++unit) {
+    const bool has_gate = has_columns(stage.space().units()[unit].kind);
+    EXPECT_EQ(state.paper.magnitude[unit] != 1.0, has_gate);
+  }
+}
+
+TEST(JointStage, OfThePaperGoesOnFromItsFile) {
+  const auto config = config_with_slots();
+  const auto run = [&](int64_t stop) {
+    const auto whole = make_model(config);
+    JointState state;
+    auto stage = std::make_unique<JointStage>(*whole, paper_mode(), kTraining, state);
+    calibrate(*stage, *whole);
+    for (int64_t step = 4; step < 9; ++step) {
+      if (step == stop) {
+        state = read_joint_state("a test", to_json(state));
+        stage = std::make_unique<JointStage>(*whole, paper_mode(), kTraining, state);
+      }
+      run_step(*stage, *whole, step);
+      reset(*whole);
+    }
+    return to_json(state);
+  };
+  EXPECT_EQ(run(6), run(100));
+}
+
+TEST(JointState, PartsOfDifferentSizesAreRefused) {
+  JointState state;
+  state.gates.logits = {1, 2};
+  state.paper.running = {1, 2, 3};
+  EXPECT_THROW(read_joint_state("a test", to_json(state)), DataError);
+  EXPECT_EQ(read_joint_state("a test", to_json(JointState())).num_units(), 0u);
+}
+
 }  // namespace
 }  // namespace locus::search

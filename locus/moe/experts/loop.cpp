@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "locus/moe/experts.h"
+#include "locus/ops/input_probe.h"
 
 namespace locus::moe {
 
@@ -25,6 +26,7 @@ at::Tensor run_experts_loop(const at::Tensor& x_ND, const std::vector<int64_t>& 
     } else {
       active = ops::apply_activation(up, activation);
     }
+    ops::InputProbe::show(weights.down_EDF, active);
     out.push_back(
         at::linear(active, of_expert(weights.down_EDF, e), of_expert(weights.down_bias_ED, e)));
     row += count;
