@@ -19,6 +19,10 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
     check_initial_tokenizer(config, *tokenizer, path);
     settle_vocabulary(config, *tokenizer, path);
     check_teacher(config, *tokenizer);
+    if (const double teacher = teacher_flops_per_token(config); teacher > 0) {
+      out << format("distillation\n  {:<28}{}\n", "teacher's FLOPs per token",
+                    short_number(teacher));
+    }
     if (!config.data.train.empty()) {
       const auto source =
           open_data(config.data.train, "train", config.data.train_weights, config, *tokenizer);
@@ -30,9 +34,6 @@ void dry_run(RunConfig config, int64_t num_ranks, std::ostream& out) {
   }
   check_dance_budgets(config);
   out << describe_model(config, num_ranks);
-  if (const double teacher = teacher_flops_per_token(config); teacher > 0) {
-    out << format("{:<30}{}\n", "FLOPs of the teacher per token", short_number(teacher));
-  }
 }
 
 int64_t described_ranks(const RunConfig& config, const cluster::Launch& launch) {

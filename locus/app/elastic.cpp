@@ -67,12 +67,9 @@ void check_dance_budgets(const RunConfig& config) {
       config.model, config.moe, config.chosen_router_options(),
       search::arch_options(config.dance, config.parallel.expert_model_parallel_size));
   const search::CostModel costs(space, cost_settings(config));
-  const std::vector<double> even(space.units().size());
   for (const double budget : config.dance.budgets) {
     try {
-      const std::vector<search::Limit> limit{search::budget_limit(config.dance, budget, costs)};
-      search::choose_units(costs, even, limit, space.all());
-      if (config.dance.is_paper()) search::find_dropped_share(costs, even, limit);
+      search::check_reach(config.dance, costs, search::budget_limit(config.dance, budget, costs));
     } catch (const ConfigError& error) {
       throw ConfigError(
           "dance.budgets: {}; embeddings and logits stay, so a wider or deeper model, a smaller "
@@ -279,8 +276,8 @@ std::vector<double> ElasticModel::ranks_by(const std::string& rule) {
   return search::proportional_ranks(*space_, rule == "domain" ? domain_importance_ : importance_);
 }
 
-// By gates, inside what the next larger budget of the training leaves; for other limits, inside
-// all of it.
+// By gates, inside what the next larger budget of the training leaves; for other limits, and with
+// mode = "paper", inside all of it.
 search::Mask ElasticModel::learned_choice(const std::vector<search::Limit>& limits) const {
   const std::vector<double>& logits = state_.gates.logits;
   if (dance().is_paper()) return search::paper_choice(*costs_, logits, state_.paper, limits);

@@ -37,8 +37,8 @@ class ElasticModel {
   // Says it where the run had no joint stage. ConfigError where a rule has nothing to go by.
   explicit ElasticModel(const ElasticOptions& options);
 
-  // By the options' rule. The gates' choice under a limit of the resource that was trained for is
-  // inside the models of larger budgets, as it was in training.
+  // By the options' rule. The gates' choice, but for mode = "paper", under a limit of the resource
+  // that was trained for is inside the models of larger budgets, as it was in training.
   SmallerModel choose(const std::vector<search::Limit>& limits);
   // Its loss as it is.
   double whole_loss();

@@ -11,8 +11,10 @@
 namespace locus::ops {
 
 // As long as it lives, `see` is called for each x [..., K] that this thread multiplies with
-// weights[number] [..., M, K] or with a view of it: without gradients, in the type that computes.
-// What is computed a second time for a backward pass is shown again. One at a time on a thread.
+// weights[number] [..., M, K] or with a view of it, by ops::linear(), grouped_feed_forward() (the
+// channels before the down projection) or the experts' kernel `loop`: without gradients, in the
+// type that computes. What is computed a second time for a backward pass is shown again. One at a
+// time on a thread, which it is known to as long as it lives.
 class InputProbe {
  public:
   using See = std::function<void(size_t number, const at::Tensor& x)>;

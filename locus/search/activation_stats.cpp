@@ -40,7 +40,7 @@ at::Tensor pearson(const at::Tensor& mean_C, const at::Tensor& mean_product_CC) 
   const at::Tensor varies_C = variance_C > kLeastVariance * mean_product_CC.diagonal();
   const at::Tensor inverse_C =
       at::where(varies_C, variance_C.clamp_min(1e-300).rsqrt(), at::zeros_like(variance_C));
-  return (covariance_CC * at::outer(inverse_C, inverse_C)).clamp_(-1.0, 1.0);
+  return (covariance_CC * at::outer(inverse_C, inverse_C)).clamp_(-1.0, 1.0).fill_diagonal_(1.0);
 }
 
 }  // namespace

@@ -12,13 +12,13 @@
 
 namespace locus::search {
 
-// Of one group of heads or blocks, over rows (tokens; of experts, those that they got). C units; a
-// unit's value in a row is the mean over its channels.
+// Of one group of heads or blocks, over rows (tokens, padding too; of experts, those that they
+// got). C units; a unit's value in a row is the mean over its channels.
 struct GroupActivations {
   const UnitGroup* group = nullptr;
   std::vector<double> magnitude;  // [C], the mean of |x| over rows and channels
   std::vector<double> mean;       // [C], of x
-  at::Tensor correlation_CC;      // Pearson's, of the units' values; 0 where one does not vary
+  at::Tensor correlation_CC;      // Pearson's, of the units' values; 0 with one that does not vary
 };
 
 class ActivationStats {

@@ -32,7 +32,8 @@ struct DanceConfig {
   void visit_fields(V& v) {
     v("mode", mode,
       "budget | paper: the gates of DANCE's published code, to compare with, for one budget: every "
-      "layer keeps the same share of its heads and channels");
+      "layer keeps the same share of its heads and channels, drawn and learned in each joint step; "
+      "of the gates' settings gate_lr alone counts");
     v("budgets", budgets,
       "smaller models that are trained inside this one, by their share of what it costs, as "
       "[0.25, 0.5, 0.75]; `locus extract` takes them out; empty: none");

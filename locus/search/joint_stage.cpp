@@ -24,7 +24,6 @@ std::vector<double> summed(comm::ProcessGroup* group, const std::vector<double>&
   return {begin, begin + values.size()};
 }
 
-// Of other slopes nothing is learned: the step will be skipped, as its guard sees the same.
 bool is_finite(const std::vector<double>& values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
@@ -47,6 +46,15 @@ Limit budget_limit(const DanceConfig& config, double budget, const CostModel& co
   return parse_limit(format("{}={}", config.resource, budget), costs);
 }
 
+void check_reach(const DanceConfig& config, const CostModel& costs, const Limit& limit) {
+  const std::vector<double> even(costs.space().units().size());
+  if (config.is_paper()) {
+    find_dropped_share(costs, even, {limit});
+  } else {
+    choose_units(costs, even, {limit}, costs.space().all());
+  }
+}
+
 ArchOptions arch_options(const DanceConfig& config, int64_t ep_size) {
   return {.block_size = config.block_size,
           .least_channels = config.least_channels,
@@ -56,15 +64,14 @@ ArchOptions arch_options(const DanceConfig& config, int64_t ep_size) {
 
 std::vector<std::string> problems(const DanceConfig& config, int64_t max_steps) {
   std::vector<std::string> out;
-  if (!config.is_on()) return out;
   const auto add_if = [&](bool wrong, std::string_view pattern, const auto&... args) {
     if (wrong) out.push_back(format(pattern, args...));
   };
   add_if(config.mode != "budget" && !config.is_paper(),
          "dance.mode = \"{}\" is not one of budget, paper", config.mode);
   add_if(config.is_paper() && config.budgets.size() != 1,
-         "dance.mode = \"paper\" knows one budget, and dance.budgets holds {}",
-         config.budgets.size());
+         "dance.mode = \"paper\" takes one budget; dance.budgets has {}", config.budgets.size());
+  if (!config.is_on()) return out;
   for (const double budget : config.budgets) {
     add_if(!(budget > 0 && budget < 1),
            "dance.budgets holds {}: a smaller model's share of the costs is over 0 and below 1",
@@ -112,8 +119,7 @@ JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
       space_(whole.config().model, whole.config().moe, whole.config().router_options,
              arch_options(config, training.ep_size)),
       costs_(space_, training.costs),
-      budgets_(config.budgets),
-      activations_(space_) {
+      budgets_(config.budgets) {
   std::sort(budgets_.rbegin(), budgets_.rend());
   if (state.num_units() != 0 && state.num_units() != space_.units().size()) {
     throw ConfigError(
@@ -125,16 +131,20 @@ JointStage::JointStage(model::Transformer& whole, const DanceConfig& config,
     limits_.push_back(budget_limit(config_, budget, costs_));
   }
   // Before any step: what cannot be reached.
-  const std::vector<double> even(space_.units().size());
-  choose_units(costs_, even, {limits_.back()}, space_.all());
+  check_reach(config_, costs_, limits_.back());
   if (!config_.is_paper()) return;
-  find_dropped_share(costs_, even, limits_);
+  LOCUS_CHECK(budgets_.size() == 1, "{} budgets", budgets_.size());
+  if (!state.gates.logits.empty() && state.paper.running.empty()) {
+    throw ConfigError("dance: the checkpoint's gates are not of mode = \"paper\"");
+  }
   paper_ = std::make_unique<PaperGates>(costs_, limits_.front(), state_.gates, state_.paper);
+  activations_ = std::make_unique<ActivationStats>(space_);
 }
 
 JointStage::~JointStage() = default;
 
 const std::vector<Mask>& JointStage::masks() {
+  LOCUS_CHECK(!paper_, "gates of the paper are drawn in step {}", step_);
   if (!masks_.empty()) return masks_;
   Mask candidates = space_.all();
   for (const Limit& limit : limits_) {
@@ -220,7 +230,7 @@ bool JointStage::learns_gates(int64_t step) const {
 // Not looked at: what is computed again in the backward pass.
 model::TransformerOutput JointStage::forward(const JointNet& net,
                                              const model::TransformerInput& input) {
-  const auto probe = paper_ ? activations_.watch(net.transformer()) : nullptr;
+  const auto probe = paper_ ? activations_->watch(net.transformer()) : nullptr;
   return net.transformer().forward(input);
 }
 
@@ -238,7 +248,11 @@ void JointStage::run(const MicroBatch& batch) {
 }
 
 void JointStage::add_gradients() {
-  if (learns_) paper_ ? learn_gates_of_the_paper() : learn_gates();
+  if (paper_) {
+    learn_gates_of_the_paper();
+  } else if (learns_) {
+    learn_gates();
+  }
   std::vector<double> losses;
   for (JointNet* net : nets_) losses.push_back(std::exchange(net->loss, 0));
   losses = summed(whole_.config().parallel.world.get(), losses);
@@ -277,15 +291,16 @@ void JointStage::learn_gates() {
                       slopes_of(*net), is_known);
     for (size_t unit = 0; unit < gradient.size(); ++unit) gradient[unit] += of_net[unit];
   }
-  if (!is_finite(gradient)) return;
+  if (!is_finite(gradient)) return;  // the step will be skipped
   update_gates(state_.gates, gradient, config_.gate_lr);
   masks_.clear();
 }
 
 void JointStage::learn_gates_of_the_paper() {
-  const std::vector<double> slopes = slopes_of(*nets_.front());
-  const auto seen = activations_.take(whole_.config().parallel.world.get());
-  if (!is_finite(slopes)) return;
+  const auto seen = activations_->take(whole_.config().parallel.world.get());
+  std::vector<double> slopes = slopes_of(*nets_.front());
+  if (!is_finite(slopes)) return;                                 // the step will be skipped
+  for (double& slope : slopes) slope /= 1 - config_.full_weight;  // beside losses that weigh 0.1
   gate_losses_.sum += paper_->learn(slopes, seen, config_.gate_lr);
   ++gate_losses_.steps;
 }

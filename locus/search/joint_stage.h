@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "locus/search/activation_stats.h"
@@ -33,6 +34,9 @@ int64_t first_joint_step(const DanceConfig& config, int64_t max_steps);
 
 // The limit of one of the settings' budgets.
 Limit budget_limit(const DanceConfig& config, double budget, const CostModel& costs);
+
+// ConfigError where no smaller model costs so little; it says what the least is.
+void check_reach(const DanceConfig& config, const CostModel& costs, const Limit& limit);
 
 // `ep_size`: where the settings do not say how many ranks experts are shared by.
 ArchOptions arch_options(const DanceConfig& config, int64_t ep_size);
@@ -95,7 +99,7 @@ class JointStage final : public train::ExtraPasses {
   std::vector<JointNet*> nets_;                       // of this step
   std::vector<std::unique_ptr<JointNet>> own_;        // those of them that are not kept
   std::unique_ptr<PaperGates> paper_;                 // with mode = "paper"
-  ActivationStats activations_;                       // likewise
+  std::unique_ptr<ActivationStats> activations_;      // likewise
   struct Mean {
     double sum = 0;
     int64_t steps = 0;

@@ -65,7 +65,13 @@ JointState read_joint_state(const std::string& source, const std::string& text) 
       paper.at("correlation").get_to(state.paper.correlation);
       paper.at("history").get_to(state.paper.history);
     }
-    if (sizes_of(state).size() <= 1) return state;
+    const PaperState& paper = state.paper;
+    const bool is_whole =
+        paper.magnitude.size() == paper.running.size() &&
+        paper.feature.size() == paper.running.size() &&
+        paper.correlation.size() == paper.running.size() &&
+        (paper.running.empty() || paper.running.size() == state.gates.logits.size());
+    if (is_whole && sizes_of(state).size() <= 1) return state;
     throw DataError("{}: its parts are of different numbers of units", source);
   } catch (const json::exception& error) {
     throw DataError("{}: {}", source, error.what());

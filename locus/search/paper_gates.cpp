@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <numbers>
 #include <numeric>
+#include <utility>
 
 #include "locus/base/error.h"
 #include "locus/base/random.h"
@@ -24,7 +26,7 @@ constexpr int kHalvings = 40;
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-// Over 0 and below 1.
+// Over 0 and at most 1.
 double uniform(uint64_t key, size_t unit) { return random_uniform(key, unit) + 0x1p-54; }
 
 double mean_square_distance(const std::vector<double>& a, const std::vector<double>& b) {
@@ -89,8 +91,9 @@ double find_dropped_share(const CostModel& costs, const std::vector<double>& sco
         "budget {}: with dance.mode = \"paper\" heads and channels alone are left out, and the "
         "least that can be left is {} = {:.4f} of the whole model's",
         limit->text, resource_name(limit->resource),
-        costs.cost(limit->resource, keep_highest(costs.space(), scores, 1)) /
-            costs.whole(limit->resource));
+        std::ceil(1e4 * costs.cost(limit->resource, keep_highest(costs.space(), scores, 1)) /
+                  costs.whole(limit->resource)) /
+            1e4);
   }
   double low = 0, high = 1;
   for (int i = 0; i < kHalvings; ++i) {
@@ -156,12 +159,18 @@ Mask paper_choice(const CostModel& costs, const std::vector<double>& logits,
   return keep_highest(costs.space(), scores, find_dropped_share(costs, scores, limits));
 }
 
+// With equal scores the last units go first, of which one may be smaller than the others: no
+// other choice costs more.
 PaperGates::PaperGates(const CostModel& costs, const Limit& limit, GateState& gates,
                        PaperState& state)
-    : costs_(costs), limit_(limit), gates_(gates), state_(state) {}
+    : space_(costs.space()),
+      dropped_share_(
+          find_dropped_share(costs, std::vector<double>(space_.units().size()), {limit})),
+      gates_(gates),
+      state_(state) {}
 
 void PaperGates::begin(uint64_t key) {
-  const size_t count = costs_.space().units().size();
+  const size_t count = space_.units().size();
   for (size_t unit = 0; unit < count; ++unit) {
     gates_.logits.push_back(kLogitDeviation * std::sqrt(-2 * std::log(uniform(key, 2 * unit))) *
                             std::cos(2 * std::numbers::pi * uniform(key, 2 * unit + 1)));
@@ -178,8 +187,7 @@ const Mask& PaperGates::draw(uint64_t key) {
     const double gumbel = -std::log(-std::log(uniform(key, unit)));
     soft_.push_back(sigmoid(gates_.logits[unit] + kNoise * gumbel));
   }
-  dropped_share_ = find_dropped_share(costs_, soft_, {limit_});
-  mask_ = keep_highest(costs_.space(), soft_, dropped_share_);
+  mask_ = keep_highest(space_, soft_, dropped_share_);
   return mask_;
 }
 
@@ -206,7 +214,7 @@ double PaperGates::learn(const std::vector<double>& slopes,
                          const std::vector<GroupActivations>& seen, double lr) {
   double losses = 0;
   std::vector<double> gradient(mask_.size());
-  for (const UnitGroup& group : costs_.space().groups()) {
+  for (const UnitGroup& group : space_.groups()) {
     if (!has_columns(group.kind)) continue;
     const GateVector vector = vector_of(group, seen);
     losses += gate_losses(vector).total();
@@ -233,6 +241,7 @@ void PaperGates::remember(const std::vector<GroupActivations>& seen) {
     const std::vector<at::Tensor> rows_C = one.correlation_CC.abs().unbind();
     for (size_t i = 0; i < one.group->size(); ++i) {
       const size_t unit = one.group->begin + i;
+      if (!std::isfinite(one.magnitude[i]) || !std::isfinite(one.mean[i])) continue;
       average_in(state_.magnitude[unit], one.magnitude[i]);
       average_in(state_.feature[unit], sigmoid(one.mean[i]));
       average_in(state_.correlation[unit], 1 - rows_C[i].mean().item<double>());

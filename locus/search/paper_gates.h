@@ -3,16 +3,21 @@
 // same share of their units, whatever those cost.
 //
 // As published: in a step the k units with the largest sigmoid(logit + 0.1 G) are on, with Gumbel
-// noise G, and gradients go straight through; each vector adds five losses of its own; what is
-// taken out in the end is chosen by moving averages of the units' outputs as much as by logits. So
-// its defects are here, too: the loss for sparsity is a constant, |1 - 2 rho|, and that for
-// diversity pulls every gate back to where it is undecided.
+// noise G, and gradients go straight through; each vector adds five losses of its own, which weigh
+// 0.1 together, whatever the number of vectors; what is taken out in the end is chosen by moving
+// averages of the units' outputs as much as by logits. So its defects are here, too: the loss for
+// sparsity is a constant, |1 - 2 rho| up to a unit's share, and that for diversity pulls every gate
+// back to where it is undecided.
 //
-// Not as published: one set of gates a step, where each picture had its own by a network that
-// looked at it; a unit's feature is its mean output, where a network made it from that;
-// correlations are Pearson's, where they were divided by one norm of two; |output| is averaged
-// after taking its size, not before; the share is what a limit on costs allows. Experts, slots of
-// top_k and branches, which it does not know, stay.
+// Not as published:
+// - one set of gates a step, where each picture had its own by a network that looked at it; a
+//   unit's feature is its mean output, where a network made it from that;
+// - correlations are Pearson's, where they were divided by one norm of two; |output| is averaged
+//   after taking its size, not before; sigmoid(logit) is that of now, not averaged, too;
+// - the share is what a limit on costs allows, floors hold in training, too; experts share their
+//   channels' gates; experts, slots of top_k and branches stay;
+// - the whole model is trained along, and teaches the gated one, as in the joint stage of all
+//   modes; gates learn by Adam at dance.gate_lr without decay, in place of 1e-3, 0.01 and a cycle.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -80,14 +85,15 @@ Mask paper_choice(const CostModel& costs, const std::vector<double>& logits,
 // The gates of a training, under one limit.
 class PaperGates {
  public:
-  // All outlive it. A first start draws logits, by `key`.
+  // All outlive it.
   PaperGates(const CostModel& costs, const Limit& limit, GateState& gates, PaperState& state);
+  // Draws logits, once in a training.
   void begin(uint64_t key);
 
   // The units that are on in this step.
   const Mask& draw(uint64_t key);
-  // After that step. `slopes`: dLoss/dm of each unit; `seen`: what its model has put out. The sum
-  // of the vectors' losses, which weigh 0.1.
+  // After that step. `slopes`: dLoss/dm of each unit, of a loss that weighs 1; `seen`: what its
+  // model has put out. The sum of the vectors' losses, which weigh 0.1.
   double learn(const std::vector<double>& slopes, const std::vector<GroupActivations>& seen,
                double lr);
 
@@ -95,13 +101,12 @@ class PaperGates {
   GateVector vector_of(const UnitGroup& group, const std::vector<GroupActivations>& seen) const;
   void remember(const std::vector<GroupActivations>& seen);
 
-  const CostModel& costs_;
-  const Limit limit_;
+  const ArchSpace& space_;
+  const double dropped_share_;
   GateState& gates_;
   PaperState& state_;
   std::vector<double> soft_;  // of this step
   Mask mask_;
-  double dropped_share_ = 0;
 };
 
 }  // namespace locus::search

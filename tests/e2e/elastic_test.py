@@ -178,7 +178,7 @@ class Elastic:
         assert taught < before + 0.1 and taught != after, (before, taught)
         words = [word for one in sets for word in ("--set", one)]
         out, _ = self.run("train", "--config", "elastic.toml", *words, "--dry-run")
-        assert "FLOPs of the teacher per token" in out, out
+        assert "teacher's FLOPs per token" in out, out
         # Two ranks that share the experts learn the same; each has the whole teacher.
         done = self.train_on_two_ranks("taught_on_two", *sets, "parallel.expert_model_parallel_size=2")
         assert done.returncode == 0, done.stderr
@@ -247,7 +247,7 @@ class Elastic:
         assert len(kept) == 1 and kept.pop()[2:] == ("0-3", 2), record
         self.run("verify", "--config", "elastic.toml", "--steps", "4", "--layouts", "dp2 ep2", "--set", sets[0],
                  "--set", sets[1], "--set", "dance.expert_ranks=2")
-        for more, wanted in ((["dance.budgets=[0.5,0.75]"], "knows one budget"), (["dance.budgets=[0.2]"], "the least that can"),
+        for more, wanted in ((["dance.budgets=[0.5,0.75]"], "takes one budget"), (["dance.budgets=[0.2]"], "heads and channels alone"),
                              (["dance.mode=\"score\""], "is not one of budget, paper")):
             _, errors = self.train("refused", *sets[:2], *more, code=2)
             assert wanted in errors, errors

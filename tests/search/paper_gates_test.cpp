@@ -3,10 +3,15 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
 #include <map>
+#include <tuple>
 
 #include "locus/base/error.h"
+#include "locus/base/random.h"
 #include "tests/search/search_helpers.h"
 
 namespace locus::search {
@@ -104,11 +109,65 @@ TEST(PaperGates, HaveThePublishedDefects) {
     std::fill_n(vector.gates.begin(), paper_kept(kCount, share), 1);
     vector.running = vector.history_mean = vector.gates;
     EXPECT_NEAR(gate_losses(vector).sparsity, std::abs(1 - 2 * share), 1e-12) << share;
+    GateVector odd = vector;  // up to a unit's share
+    odd.gates.assign(7, 0);
+    std::fill_n(odd.gates.begin(), paper_kept(7, share), 1);
+    odd.running = odd.history_mean = odd.gates;
+    EXPECT_NEAR(gate_losses(odd).sparsity, std::abs(1 - 2 * share), 1.0 / 7) << share;
     const double push = share < 0.5 ? 1 : share > 0.5 ? -1 : 0;
     const std::vector<double> slopes = gate_loss_slopes(vector);
     EXPECT_NEAR(slopes.front() * kCount, push + 0.1 * 24.03, 0.01);
     EXPECT_NEAR(slopes.back() * kCount, push - 0.1 * 24.03, 0.01);
   }
+}
+
+// By hand, of a layer's three heads.
+TEST(PaperGates, ScoreByFourMeans) {
+  const Model model;
+  const auto group = std::find_if(model.space.groups().begin(), model.space.groups().end(),
+                                  [](const UnitGroup& one) { return one.kind == UnitKind::kHead; });
+  ASSERT_EQ(group->size(), 3u);
+  const size_t count = model.space.units().size();
+  std::vector<double> logits(count);
+  PaperState state{.running = std::vector<double>(count),
+                   .magnitude = std::vector<double>(count),
+                   .feature = std::vector<double>(count),
+                   .correlation = std::vector<double>(count),
+                   .history = {}};
+  const auto set = [&](std::vector<double>& values, std::array<double, 3> own) {
+    std::copy(own.begin(), own.end(), values.begin() + static_cast<std::ptrdiff_t>(group->begin));
+  };
+  set(logits, {0, std::log(3.0), -std::log(3.0)});  // sigmoids 0.5, 0.75, 0.25
+  set(state.magnitude, {1, 2, 3});
+  set(state.feature, {0.2, 0.2, 0.2});
+  set(state.correlation, {0.5, 0.9, 0.7});
+  const std::vector<double> scores = paper_scores(model.space, logits, state);
+  EXPECT_NEAR(scores[group->begin], 0.3 * 0.5, 1e-12);
+  EXPECT_NEAR(scores[group->begin + 1], 0.3 + 0.3 * 0.5 + 0.2, 1e-12);
+  EXPECT_NEAR(scores[group->begin + 2], 0.3 + 0.2 * 0.5, 1e-12);
+  set(state.feature, {0.3, 0.1, 0.2});
+  EXPECT_NEAR(paper_scores(model.space, logits, state)[group->begin], 0.3 * 0.5 + 0.2, 1e-12);
+}
+
+TEST(PaperGates, AverageWhatUnitsPutOut) {
+  const Model model;
+  GateState gates;
+  PaperState state;
+  PaperGates paper(model.costs, model.limit("flops=0.7"), gates, state);
+  paper.begin(5);
+  paper.draw(1);
+  const UnitGroup& group = model.space.groups().front();
+  ASSERT_EQ(group.kind, UnitKind::kHead);
+  const at::Tensor correlation_CC =
+      at::tensor({1.0, 0.5, 0.0, 0.5, 1.0, -0.5, 0.0, -0.5, 1.0}, at::kDouble).view({3, 3});
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const GroupActivations seen{&group, {3, 2, nan}, {0, std::log(3.0), 0}, correlation_CC};
+  const double losses = paper.learn(std::vector<double>(gates.logits.size()), {seen}, 0.03);
+  EXPECT_GT(losses, 0);
+  EXPECT_NEAR(state.magnitude[0], 0.9 + 0.1 * 3, 1e-12);
+  EXPECT_NEAR(state.feature[1], 0.9 + 0.1 * 0.75, 1e-12);
+  EXPECT_NEAR(state.correlation[1], 0.9 + 0.1 * (1 - 2.0 / 3), 1e-12);
+  EXPECT_EQ(state.magnitude[2], 1.0);  // of what is no number, nothing is remembered
 }
 
 TEST(PaperGates, MeetLimitsByOneShareForAll) {
@@ -241,7 +300,7 @@ TEST(ActivationStats, OfAConstantUnitThereIsNoCorrelation) {
   for (const GroupActivations& one : stats.take(nullptr)) {
     EXPECT_TRUE(at::isfinite(one.correlation_CC).all().item<bool>());
     if (one.group->layer != 1 || one.group->kind != UnitKind::kBlock) continue;
-    EXPECT_EQ(one.correlation_CC.abs().max().item<double>(), 0);
+    EXPECT_TRUE(one.correlation_CC.equal(at::eye(one.correlation_CC.size(0), at::kDouble)));
   }
 }
 
