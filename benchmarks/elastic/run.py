@@ -36,6 +36,8 @@ DANCE = {"dance.budgets": list(BUDGETS), "dance.begin": 0.5}
 PARTS = {"family": "One run against one for each size", "choice": "What is chosen, and how the family lies",
          "published": "The published gates", "cut": "Other ways to a smaller model", "experts": "Fewer parameters: experts go",
          "served": "Where they run", "routers": "Half of LocMoE+ and EvoMoE", "kinds": "Encoder and translator"}
+# Of a training's steps: in which the rate falls.
+DECAY_SHARE = 0.4
 # Of a training's steps: how long a cut model is trained on, with a tenth of the rate.
 TUNED_SHARE = 0.05
 ROUTERS = {
@@ -102,9 +104,9 @@ class Family:
     def loss(self, limit: str, rule: str = "auto") -> float:
         return self.member(limit, rule)["validation_loss"]
 
-    def shape(self, limit: str) -> dict:
+    def shape(self, limit: str, rule: str) -> dict:
         """The settings of that model's shape, to train it alone."""
-        config = json.loads((self.member(limit)["folder"] / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((self.member(limit, rule)["folder"] / "config.json").read_text(encoding="utf-8"))
         lists = dict(setting.split(" = ", 1) for setting in config["locus"]["settings"])
         return {key: json.loads(value) for key, value in lists.items() if key.endswith("_per_layer")}
 
@@ -119,7 +121,7 @@ class Experiment:
 
     def run_of(self, name: str, seed: int, settings: dict, steps: int | None = None) -> Run:
         steps = steps or self.arguments.steps
-        every = {"train.seed": seed, "train.max_steps": steps} | settings
+        every = {"train.seed": seed, "train.max_steps": steps, "lr_schedule.decay_steps": round(DECAY_SHARE * steps)} | settings
         return Run(name, seed, steps, WORK / "runs" / f"{name.replace(' ', '_').replace('%', '')}-{seed}-{steps}",
                    tuple(options(every)))
 
@@ -144,15 +146,19 @@ class Experiment:
             list(pool.map(lambda one: one[0].member(one[1], one[2]), wanted))
 
     def row(self, what: str, values: list[float], unit: str, *rest, **more) -> dict:
-        return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.arguments.seeds} | more))
+        return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.arguments.seeds, "steps": self.arguments.steps} | more))
 
     def family(self) -> list[dict]:
+        seeds = self.arguments.seeds
+        whole = [self.run_of("alone 100%", seed, {}) for seed in seeds]
+        self.train([self.run_of("joint", seed, DANCE) for seed in seeds] + whole)
         runs = self.joint_runs()
         families = self.families(runs)
-        alone = {1.0: self.train([self.run_of("alone 100%", seed, {}) for seed in self.arguments.seeds])}
-        for budget in BUDGETS:
-            alone[budget] = self.train([
-                self.run_of(f"alone {percent(budget)}", one.run.seed, one.shape(flops(budget))) for one in families])
+        shapes = {budget: families[0].shape(flops(budget), "even") for budget in BUDGETS}  # all layers alike
+        smaller = {budget: [self.run_of(f"alone {percent(budget)}", seed, shape) for seed in seeds]
+                   for budget, shape in shapes.items()}
+        self.train([run for some in smaller.values() for run in some])
+        alone = {budget: self.train(some) for budget, some in (smaller | {1.0: whole}).items()}
         joint = [self.records.find(run) for run in runs]
         rows = []
         for budget in (*BUDGETS, 1.0):
@@ -382,6 +388,8 @@ class Experiment:
     def kinds(self) -> list[dict]:
         """Of one seed and few steps."""
         rows = []
+        seed = self.arguments.seeds[0]
+        of_one = {"seeds": [seed], "steps": KIND_STEPS}
         for name, settings in KINDS.items():
             is_translator = name == "translator"
             if is_translator and not self.prepare_pairs():
@@ -389,19 +397,18 @@ class Experiment:
                 continue
             trainings = Trainings(str(self.arguments.build), CONFIG, WORK / ("pairs" if is_translator else "domains"),
                                   eval_batches=EVAL_BATCHES)
-            seed = self.arguments.seeds[0]
             joint, alone = (self.run_of(f"{name} {what}", seed, settings | more, KIND_STEPS)
                             for what, more in (("joint", DANCE), ("alone", {})))
-            for run in (joint, alone):
-                train_all(trainings, self.records, [run], 1, record_of)
+            train_all(trainings, self.records, [joint, alone], self.arguments.jobs, record_of)
+            for run in (joint, alone):  # whoever trained it first
                 trainings.train(run)
             together, plain = Family(self.trainings.program, joint), Family(self.trainings.program, alone)
-            rows.append(self.row(f"{name}: validation loss of the whole model", [self.records.find(joint)["loss"]],
-                                 "nats per token", "trained alone", [self.records.find(alone)["loss"]], {"at_most": 1.02}, seeds=[seed]))
+            rows.append(self.row(f"{name}: validation loss of the whole model", [self.records.find(joint)["loss"]], "nats per token",
+                                 "trained alone", [self.records.find(alone)["loss"]], {"at_most": 1.02}, **of_one))
             for budget in BUDGETS:
                 rows.append(self.row(f"{name}: validation loss at {percent(budget)}", [together.loss(flops(budget))],
                                      "nats per token", "pruned by the size of weights",
-                                     [plain.loss(flops(budget), "magnitude")], {"at_most": 1.0}, seeds=[seed]))
+                                     [plain.loss(flops(budget), "magnitude")], {"at_most": 1.0}, **of_one))
         return rows
 
     def prepare_pairs(self) -> bool:
@@ -426,12 +433,18 @@ def table_of(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def seeds_text(rows: list[dict]) -> str:
+    most = max(len(row["seeds"]) for row in rows)
+    return "one seed" if most == 1 else f"{most} seeds"
+
+
 def write_page(rows: list[dict]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     begin, end = "<!-- results -->", "<!-- end -->"
     head, tail = text[:text.index(begin) + len(begin)], text[text.index(end):]
-    tables = "\n\n".join(f"**{title}**\n\n{table_of([row for row in rows if row['part'] == part])}"
-                         for part, title in PARTS.items() if any(row["part"] == part for row in rows))
+    of_part = {part: [row for row in rows if row["part"] == part] for part in PARTS}
+    tables = "\n\n".join(f"**{PARTS[part]}** ({some[0]['steps']} steps; {seeds_text(some)}; {some[0]['machine']}; {some[0]['date']})"
+                         f"\n\n{table_of(some)}" for part, some in of_part.items() if some)
     PAGE.write_text(f"{head}\n{tables}\n{tail}", encoding="utf-8")
 
 
