@@ -21,21 +21,17 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks import bench  # noqa: E402: the tree first
+from benchmarks.elastic.family import EVAL_BATCHES, Family, newest  # noqa: E402
+from benchmarks.elastic.page import PARTS, write_page  # noqa: E402
 from benchmarks.learning import chart  # noqa: E402
 from benchmarks.learning.runs import Records, Run, Trainings, options, train_all  # noqa: E402
 
 CONFIG = bench.ROOT / "benchmarks" / "configs" / "elastic.toml"
 WORK = bench.ROOT / "runs" / "elastic"
 RECORDS = pathlib.Path(__file__).with_name("runs.json")
-PAGE = bench.ROOT / "docs" / "elastic.md"
 COMMAND = "make bench-elastic"
 BUDGETS = (0.25, 0.5, 0.75)
-EVAL_BATCHES = 40  # of 8 sequences, evenly spread over the validation data, that all losses are of
 DANCE = {"dance.budgets": list(BUDGETS), "dance.begin": 0.5}
-# Each is a method of Experiment and a table of the page.
-PARTS = {"family": "One run against one for each size", "choice": "What is chosen, and how the family lies",
-         "published": "The published gates", "cut": "Other ways to a smaller model", "experts": "Fewer parameters: experts go",
-         "served": "Where they run", "routers": "Half of LocMoE+ and EvoMoE", "kinds": "Encoder and translator"}
 # Of a training's steps: in which the rate falls.
 DECAY_SHARE = 0.4
 # Of a training's steps: how long a cut model is trained on, with a tenth of the rate.
@@ -69,46 +65,6 @@ def flops(budget: float) -> str:
 
 def record_of(run: Run) -> dict:
     return run.record() | {"flops": run.lines("train")[-1]["flops"]}
-
-
-def newest(run: Run) -> pathlib.Path:
-    return sorted((run.folder / "checkpoints").glob("step_*"))[-1]
-
-
-class Family:
-    """A run that has been trained, and what is taken out of it."""
-
-    def __init__(self, program: str, run: Run, eval_batches: int = EVAL_BATCHES):
-        self.program, self.run, self.eval_batches = program, run, eval_batches
-
-    def member(self, limit: str, rule: str = "auto", domain: str = "", is_timed: bool = False) -> dict:
-        """The record of `locus extract`; made once. `is_timed`: with the seconds that it took, while nothing else runs."""
-        parts = [self.run.folder.name, limit.replace("=", "_"), *([] if rule == "auto" else [rule]), *([domain] if domain else [])]
-        name = "-".join(parts)
-        folder = self.run.folder.with_name(name)
-        kept = folder.with_name(name + ".made.json")
-        made_by = [*self.run.settings, str(self.eval_batches)]  # of another training it would be another model
-        made = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-        if made.get("by") != made_by or (is_timed and made["seconds"] is None):
-            kept.unlink(missing_ok=True)
-            subprocess.run(["rm", "-rf", folder, folder.with_name(name + ".eval.json")], check=True)
-            begin = time.monotonic()
-            subprocess.run([self.program, "extract", self.run.folder, "--budget", limit, "--rule", rule, "--domain", domain,
-                            "--output", folder, "--num-threads", "1", "--max-batches", str(self.eval_batches)],
-                           cwd=bench.ROOT, check=True, capture_output=True)
-            made = {"seconds": time.monotonic() - begin if is_timed else None, "by": made_by}
-            kept.write_text(json.dumps(made) + "\n", encoding="utf-8")
-        record = json.loads((folder / "extract.json").read_text(encoding="utf-8"))
-        return record | {"folder": folder, "seconds": made["seconds"]}
-
-    def loss(self, limit: str, rule: str = "auto") -> float:
-        return self.member(limit, rule)["validation_loss"]
-
-    def shape(self, limit: str, rule: str) -> dict:
-        """The settings of that model's shape, to train it alone."""
-        config = json.loads((self.member(limit, rule)["folder"] / "config.json").read_text(encoding="utf-8"))
-        lists = dict(setting.split(" = ", 1) for setting in config["locus"]["settings"])
-        return {key: json.loads(value) for key, value in lists.items() if key.endswith("_per_layer")}
 
 
 class Experiment:
@@ -148,17 +104,18 @@ class Experiment:
     def row(self, what: str, values: list[float], unit: str, *rest, **more) -> dict:
         return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.arguments.seeds, "steps": self.arguments.steps} | more))
 
+    def alone_runs(self, families: list[Family], budget: float) -> list[Run]:
+        """Of that size, all layers alike."""
+        shape = {} if budget == 1.0 else families[0].shape(flops(budget), "even")
+        return [self.run_of(f"alone {percent(budget)}", seed, shape) for seed in self.arguments.seeds]
+
     def family(self) -> list[dict]:
-        seeds = self.arguments.seeds
-        whole = [self.run_of("alone 100%", seed, {}) for seed in seeds]
-        self.train([self.run_of("joint", seed, DANCE) for seed in seeds] + whole)
+        self.train([self.run_of("joint", seed, DANCE) for seed in self.arguments.seeds] + self.alone_runs([], 1.0))
         runs = self.joint_runs()
         families = self.families(runs)
-        shapes = {budget: families[0].shape(flops(budget), "even") for budget in BUDGETS}  # all layers alike
-        smaller = {budget: [self.run_of(f"alone {percent(budget)}", seed, shape) for seed in seeds]
-                   for budget, shape in shapes.items()}
-        self.train([run for some in smaller.values() for run in some])
-        alone = {budget: self.train(some) for budget, some in (smaller | {1.0: whole}).items()}
+        of_size = {budget: self.alone_runs(families, budget) for budget in (*BUDGETS, 1.0)}
+        self.train([run for some in of_size.values() for run in some])
+        alone = {budget: self.train(some) for budget, some in of_size.items()}
         joint = [self.records.find(run) for run in runs]
         rows = []
         for budget in (*BUDGETS, 1.0):
@@ -168,6 +125,7 @@ class Experiment:
             rows.append(self.row(f"validation loss at {percent(budget)} of the FLOPs, of one run", losses, "nats per token",
                                  "the same model trained alone", [one["loss"] for one in alone[budget]], goal))
         self.draw_front(joint, families, alone)
+        self.draw_kept(families[0])
         rows.append(self.row(
             "FLOPs of that run", [one["flops"] for one in joint], "FLOPs", "the four trained alone",
             [sum(of_size[i]["flops"] for of_size in alone.values()) for i in range(len(joint))], {"at_most": 0.60}))
@@ -186,9 +144,16 @@ class Experiment:
             chart.lines(f"Loss of every size, {self.arguments.steps} steps", "share of the FLOPs", "validation loss, nats per token",
                         series), encoding="utf-8")
 
+    def draw_kept(self, family: Family) -> None:
+        """What each layer keeps, of one seed."""
+        folder = WORK / "family"
+        subprocess.run(["rm", "-rf", folder], check=True)
+        self.trainings.call("search", family.run.folder, "--output", folder, "--num-threads", 1, "--max-batches", EVAL_BATCHES)
+        (bench.ROOT / "docs" / "images" / "elastic_kept.svg").write_bytes((folder / "kept.svg").read_bytes())
+
     def plain_families(self) -> list[Family]:
         """Of models that were trained alone, whole."""
-        runs = [self.run_of("alone 100%", seed, {}) for seed in self.arguments.seeds]
+        runs = self.alone_runs([], 1.0)
         self.train(runs)
         for run in runs:
             self.trainings.train(run)
@@ -228,6 +193,18 @@ class Experiment:
         rows.append(self.row("P8: change of the loss between budgets 5 points apart, above 30%: the largest of each run",
                              [100 * step for step in steps], "%", "1%", 1.0, {"at_most": 1.0}))
         return rows
+
+    def learned(self) -> list[dict]:
+        """P10 once more: against a training whose smaller models are the proportional choice from the first joint step on."""
+        ours = self.families(self.joint_runs())
+        runs = self.joint_runs("joint fixed", {"dance.gate_lr": 0.0})
+        fixed = self.families(runs)
+        rows = [self.row(f"P10: validation loss at {percent(budget)}, gates learned", [one.loss(flops(budget)) for one in ours],
+                         "nats per token", "trained on the proportional choice", [one.loss(flops(budget)) for one in fixed],
+                         {"at_most": 1.003}) for budget in BUDGETS]
+        whole, other = ([self.records.find(one.run)["loss"] for one in some] for some in (ours, fixed))
+        return rows + [self.row("P10: validation loss of the whole model, gates learned", whole, "nats per token",
+                                "trained on the proportional choice", other, {"at_most": 1.003})]
 
     def published(self) -> list[dict]:
         """P20: every layer alike, gates learned in each step at the whole model's price; they know one budget."""
@@ -276,6 +253,10 @@ class Experiment:
             taught = self.train([self.tuned("taught", one, limit, teacher="itself") for one in joint])
             rows.append(self.row(f"P18: validation loss at {percent(budget)}, tuned with the whole model as teacher",
                                  [one["loss"] for one in taught], "nats per token", "tuned", after))
+            alone = [one["loss"] for one in self.train(self.alone_runs(joint, budget))]
+            closed = [(a - b["loss"]) / (a - c) for a, b, c in zip(before, taught, alone)]
+            rows.append(self.row(f"P18: what that closes of the distance to the model that was trained alone, {percent(budget)}",
+                                 closed, "of it", "all", 1.0, {"at_least": 0.3}))
         return rows
 
     def experts(self) -> list[dict]:
@@ -321,8 +302,7 @@ class Experiment:
         return {name: one["loss"] for name, one in score["by_domain"].items()}
 
     def served(self) -> list[dict]:
-        """Half of the FLOPs, of a larger model whose weights nobody has trained: speed does not ask for them. Latency,
-        of the trained one."""
+        """Of a larger model whose weights nobody has trained: speed does not ask for them."""
         large = self.run_of("large", 1, LARGE, 1)
         self.trainings.train(large)
         family = Family(self.trainings.program, large, eval_batches=1)
@@ -343,21 +323,24 @@ class Experiment:
         rows.append(self.row("bytes of the file at 50% of the parameters", [size], "bytes", "4 a parameter of the cost model",
                              told, {"at_most": 1.02}, seeds=[1]))
         saved = [self.peak_bytes(whole) - self.peak_bytes(light["folder"]) for _ in range(3)]
-        rows.append(self.row("peak memory that half of the parameters save", saved, "bytes", "as the cost model says",
-                             4 * parameters - told, {"at_least": 0.98}, seeds=[1]))
-        return rows + [self.latency_row()]
+        away = [100 * abs(one / (4 * parameters - told) - 1) for one in saved]
+        rows.append(self.row(f"peak memory that half of the parameters save, {saved[0] / 2**20:.0f} MiB: distance from the cost model",
+                             away, "%", "2%", 2.0, {"at_most": 1.0}, seeds=[1]))
+        return rows
 
-    def latency_row(self) -> dict:
-        run = self.joint_runs()[0]
+    def latency(self) -> list[dict]:
+        """Of that larger model, too: a token of a small one is all overhead, whatever is left of it."""
+        run = self.run_of("large", 1, LARGE, 1)
+        self.trainings.train(run)
         whole, table, fast = newest(run), WORK / "latency.json", WORK / "fast"
         self.trainings.call("measure-latency", whole, "--output", table, "--num-threads", 1)
         subprocess.run(["rm", "-rf", fast], check=True)
         out = self.trainings.call("extract", run.folder, "--budget", "latency=0.75", "--target", table, "--output", fast,
-                                  "--num-threads", 1, "--max-batches", 20)
+                                  "--num-threads", 1, "--max-batches", 1)
         share = float(re.search(r"latency ([\d.]+)", out)[1])
         measured = [self.whole_latency(fast) / self.whole_latency(whole) for _ in range(5)]
-        return self.row("latency of a token, asked for 0.75", measured, "of the whole model's", "as reckoned", share,
-                        {"at_most": 1.05}, seeds=[run.seed])
+        return [self.row("latency of a token, asked for 0.75", measured, "of the whole model's", "as reckoned", share,
+                         {"at_most": 1.05}, seeds=[1])]
 
     def peak_bytes(self, folder: pathlib.Path) -> int:
         command = [self.trainings.program, "eval", "--checkpoint", folder, "--data", self.trainings.data, "--num-threads", "1",
@@ -374,9 +357,10 @@ class Experiment:
         return float(re.search(r"of the whole model ([\d.]+) ms", out)[1])
 
     def routers(self) -> list[dict]:
+        """Two budgets: of a model whose tokens have one expert, embeddings and logits are more than a quarter."""
         rows, base = [], None
         for name, settings in ROUTERS.items():
-            runs = self.joint_runs("joint" if name == "top_k" else f"joint {name}", settings)
+            runs = self.joint_runs(f"halves {name}", settings | {"dance.budgets": [0.5, 0.75]})
             losses = [self.records.find(run)["loss"] for run in runs]
             half = [one.loss(flops(0.5)) for one in self.families(runs)]
             ratios = [a / b for a, b in zip(half, losses)]
@@ -419,33 +403,6 @@ class Experiment:
         if not (WORK / "pairs" / "dataset.json").exists():
             self.trainings.call("prepare", "--output", WORK / "pairs", "--vocab-size", 1024, "--test-share", 0, "--pairs", *sides)
         return True
-
-
-def table_of(rows: list[dict]) -> str:
-    lines = ["| | value | against | ratio (quartiles) | goal | |", "| --- " * 6 + "|"]
-    for row in rows:
-        ratio = ""
-        if row["ratio"] is not None:
-            ratio = f"{bench.short(row['ratio'])} ({' to '.join(map(bench.short, row['quartiles']))})"
-        state = {True: "met", False: "**missed**", None: ""}[row["met"]]
-        lines.append(f"| {row['what']} | {row['value']:.4g} {row['unit']} | {row['against']} | {ratio} | "
-                     f"{bench.goal_text(row['goal'])} | {state} |")
-    return "\n".join(lines)
-
-
-def seeds_text(rows: list[dict]) -> str:
-    most = max(len(row["seeds"]) for row in rows)
-    return "one seed" if most == 1 else f"{most} seeds"
-
-
-def write_page(rows: list[dict]) -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    begin, end = "<!-- results -->", "<!-- end -->"
-    head, tail = text[:text.index(begin) + len(begin)], text[text.index(end):]
-    of_part = {part: [row for row in rows if row["part"] == part] for part in PARTS}
-    tables = "\n\n".join(f"**{PARTS[part]}** ({some[0]['steps']} steps; {seeds_text(some)}; {some[0]['machine']}; {some[0]['date']})"
-                         f"\n\n{table_of(some)}" for part, some in of_part.items() if some)
-    PAGE.write_text(f"{head}\n{tables}\n{tail}", encoding="utf-8")
 
 
 def main() -> int:

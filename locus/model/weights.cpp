@@ -172,6 +172,7 @@ void copy_stored(const io::TensorView& view, const std::string& where, const at:
   if (!copy_values(view, target)) {
     throw DataError("{}: tensor {} holds a NaN or an infinity", where, view.name);
   }
+  io::release(view);  // else a model would take twice its memory while it is loaded
 }
 
 void load_weights(Transformer& transformer, const io::SafetensorsFolder& folder) {
