@@ -44,7 +44,7 @@ ROUTERS = {
                "moe.dense_to_sparse.min_temperature": 0.1, "moe.dense_to_sparse.anneal_steps": 40,
                "evolve.num_experts": [1], "evolve.spawn_steps": [80]},
 }
-# Of 80 million parameters.
+# Of 120 million parameters.
 LARGE = {"model.hidden_size": 512, "model.num_hidden_layers": 6, "model.num_attention_heads": 8,
          "moe.intermediate_size": 1536}
 # At the smoke scale: of how many steps, and what makes the model.
