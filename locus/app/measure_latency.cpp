@@ -22,6 +22,9 @@ namespace {
 constexpr int kWarmup = 5, kLeastTimes = 15;
 constexpr double kLeastSeconds = 0.1;
 constexpr int64_t kMostHeadPoints = 8, kChannelPoints = 4;
+// Of all shapes by turns, so that what else the machine does slows down all of them, or none: of
+// each the quietest round counts.
+constexpr int kRounds = 3;
 
 // Evenly spread whole numbers from `least` to `most`, at most so many.
 std::vector<double> spread(int64_t least, int64_t most, int64_t count) {
@@ -97,11 +100,15 @@ class Measurement {
   Measurement(const RunConfig& config, int64_t batch_size, int64_t context, ProgressBar& bar)
       : config_(config), batch_size_(batch_size), context_(context), bar_(bar) {
     whole_ = search::whole_cut(config.model, config.moe);
-    whole_s_ = seconds_of(whole_);
   }
 
-  double whole_s() const { return whole_s_; }
-  int64_t done() const { return done_; }
+  // The shapes of a round are those of the others, in the same order, the whole model first.
+  void begin_round() {
+    next_ = 0;
+    seconds_of(whole_);
+  }
+  double whole_s() const { return quietest_s_.front(); }
+  size_t num_shapes() const { return quietest_s_.size(); }
 
   search::LatencyGrid attention(const std::vector<size_t>& layers, int64_t heads) {
     search::LatencyGrid grid{{spread(1, heads, kMostHeadPoints)}, {}};
@@ -110,6 +117,7 @@ class Measurement {
       const double seconds = with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
       grid.seconds.push_back(share_of(layers, seconds - none_s));
     }
+    grid.make_rising();
     return grid;
   }
 
@@ -128,6 +136,7 @@ class Measurement {
             with(layers, [&](search::LayerCut& cut) { cut.channels = first(width); });
         grid.seconds.push_back(share_of(layers, seconds - none_s));
       }
+      grid.make_rising();
       return grid;
     }
     const ExpertAxes axes = expert_axes(config_, layer);
@@ -144,14 +153,19 @@ class Measurement {
         }
       }
     }
+    grid.make_rising();
     return grid;
   }
 
  private:
+  // The least of the rounds so far.
   double seconds_of(const search::ModelCut& cut) {
     const double seconds = token_s(config_, cut, batch_size_, context_);
     bar_.update(++done_, format("{:.3f} ms", seconds * 1e3));
-    return seconds;
+    if (next_ == quietest_s_.size()) quietest_s_.push_back(seconds);
+    double& quietest = quietest_s_[next_++];
+    quietest = std::min(quietest, seconds);
+    return quietest;
   }
 
   // Of the model with these layers changed.
@@ -170,9 +184,35 @@ class Measurement {
   int64_t batch_size_, context_;
   ProgressBar& bar_;
   search::ModelCut whole_;
-  double whole_s_ = 0;
+  std::vector<double> quietest_s_;  // of each shape
+  size_t next_ = 0;                 // among them
   int64_t done_ = 0;
 };
+
+// Of all kinds of layers.
+std::vector<search::LayerLatency> measure_layers(const RunConfig& config,
+                                                 Measurement& measurement) {
+  measurement.begin_round();
+  std::vector<search::LayerLatency> layers;
+  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
+    const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
+    const bool is_known =
+        std::any_of(layers.begin(), layers.end(),
+                    [&](const search::LayerLatency& one) { return is_alike(one, layer); });
+    if (is_known) continue;
+    search::LayerLatency own = search::latency_of_whole(layer);
+    std::vector<size_t> alike;
+    for (int64_t j = i; j < config.model.num_hidden_layers; ++j) {
+      if (is_alike(own, model::layer_config(config.model, config.moe, j))) {
+        alike.push_back(static_cast<size_t>(j));
+      }
+    }
+    if (own.heads > 0) own.attention = measurement.attention(alike, own.heads);
+    if (own.channels > 0) own.feed_forward = measurement.feed_forward(alike, own);
+    layers.push_back(std::move(own));
+  }
+  return layers;
+}
 
 double reckoned_s(const search::LatencyTable& table, const RunConfig& config) {
   const search::ArchSpace space(config.model, config.moe, config.chosen_router_options(), {});
@@ -217,32 +257,14 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
   table.context = context;
   ProgressBar bar("shapes", 0);
   Measurement measurement(config, options.batch_size, context, bar);
-  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
-    const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
-    const bool is_known =
-        std::any_of(table.layers.begin(), table.layers.end(),
-                    [&](const search::LayerLatency& one) { return is_alike(one, layer); });
-    if (is_known) continue;
-    search::LayerLatency own = search::latency_of_whole(layer);
-    std::vector<size_t> alike;
-    for (int64_t j = i; j < config.model.num_hidden_layers; ++j) {
-      if (is_alike(own, model::layer_config(config.model, config.moe, j))) {
-        alike.push_back(static_cast<size_t>(j));
-      }
-    }
-    if (own.heads > 0) own.attention = measurement.attention(alike, own.heads);
-    if (own.channels > 0) {
-      own.feed_forward = measurement.feed_forward(alike, own);
-    }
-    table.layers.push_back(std::move(own));
-  }
+  for (int round = 0; round < kRounds; ++round) table.layers = measure_layers(config, measurement);
   // Embeddings and logits, and what branches save each other: the whole model is reckoned as it
   // was.
   table.constant_s = measurement.whole_s() - reckoned_s(table, config);
   bar.finish();
   write_file_atomic(options.output, search::to_json(table));
   out << format("{}: {} shapes; a token of the whole model {:.3f} ms\n", options.output,
-                measurement.done(), measurement.whole_s() * 1e3);
+                measurement.num_shapes(), measurement.whole_s() * 1e3);
 }
 
 }  // namespace locus::app

@@ -71,6 +71,23 @@ double LatencyGrid::at(const std::vector<double>& place) const {
   return values.front();
 }
 
+void LatencyGrid::make_rising() {
+  size_t step = 1;  // between neighbours in this direction
+  for (size_t d = axes.size(); d-- > 0;) {
+    const size_t length = axes[d].size();
+    std::vector<double> highest = seconds, lowest = seconds;
+    const auto place = [&](size_t i) { return i / step % length; };
+    for (size_t i = 0; i < seconds.size(); ++i) {
+      if (place(i) > 0) highest[i] = std::max(highest[i], highest[i - step]);
+    }
+    for (size_t i = seconds.size(); i-- > 0;) {
+      if (place(i) + 1 < length) lowest[i] = std::min(lowest[i], lowest[i + step]);
+    }
+    for (size_t i = 0; i < seconds.size(); ++i) seconds[i] = (highest[i] + lowest[i]) / 2;
+    step *= length;
+  }
+}
+
 double LatencyTable::layer_s(const model::LayerConfig& layer, const LayerSizes& sizes) const {
   const auto found = std::find_if(layers.begin(), layers.end(),
                                   [&](const LayerLatency& one) { return is_alike(one, layer); });

@@ -16,6 +16,9 @@ struct LatencyGrid {
   std::vector<double> seconds;            // the last direction fastest
 
   double at(const std::vector<double>& place) const;
+  // What was measured, such that more of a layer never takes less time: the middle between the
+  // largest of what is smaller and the least of what is larger, in each direction.
+  void make_rising();
 };
 
 // Layers that are alike before they are cut.

@@ -21,6 +21,22 @@ TEST(LatencyGrid, IsLinearBetweenItsPointsAndFlatBeyond) {
   EXPECT_DOUBLE_EQ(grid.at({0, 100}), 4);
 }
 
+TEST(LatencyGrid, CanBeMadeToRise) {
+  LatencyGrid rising{{{1, 2}, {1, 2, 3}}, {1, 2, 3, 4, 5, 6}};
+  const std::vector<double> before = rising.seconds;
+  rising.make_rising();
+  EXPECT_EQ(rising.seconds, before);
+  LatencyGrid line{{{1, 2, 3, 4}}, {1, 4, 2, 5}};  // 4 and 2 are taken for noise
+  line.make_rising();
+  EXPECT_EQ(line.seconds, (std::vector<double>{1, 3, 3, 5}));
+  LatencyGrid grid{{{1, 2, 3}, {1, 2, 3}}, {5, 1, 3, 9, 2, 4, 4, 8, 7}};
+  grid.make_rising();
+  for (size_t i = 0; i < 9; ++i) {
+    if (i % 3 > 0) EXPECT_GE(grid.seconds[i], grid.seconds[i - 1]) << i;
+    if (i / 3 > 0) EXPECT_GE(grid.seconds[i], grid.seconds[i - 3]) << i;
+  }
+}
+
 // A head takes 1 s, 10 channels 1 s for each expert of a token.
 std::shared_ptr<LatencyTable> table_of(const model::TransformerConfig& config) {
   auto table = std::make_shared<LatencyTable>();
