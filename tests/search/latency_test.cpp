@@ -32,8 +32,12 @@ TEST(LatencyGrid, CanBeMadeToRise) {
   LatencyGrid grid{{{1, 2, 3}, {1, 2, 3}}, {5, 1, 3, 9, 2, 4, 4, 8, 7}};
   grid.make_rising();
   for (size_t i = 0; i < 9; ++i) {
-    if (i % 3 > 0) EXPECT_GE(grid.seconds[i], grid.seconds[i - 1]) << i;
-    if (i / 3 > 0) EXPECT_GE(grid.seconds[i], grid.seconds[i - 3]) << i;
+    if (i % 3 > 0) {
+      EXPECT_GE(grid.seconds[i], grid.seconds[i - 1]) << i;
+    }
+    if (i / 3 > 0) {
+      EXPECT_GE(grid.seconds[i], grid.seconds[i - 3]) << i;
+    }
   }
 }
 
