@@ -437,10 +437,12 @@ constexpr CommandEntry kCommands[] = {
      add_extract, true},
     {"measure-latency", "time this machine's tokens, for budgets of latency",
      "Measures how long generation of a token takes on this machine with layers of many shapes, "
-     "and writes a table that `search` and `extract` reckon latencies by. About a minute.",
+     "and writes a table that `search` and `extract` reckon latencies by: some minutes. Without "
+     "--output, how long it takes with the model as it is: some seconds.",
      R"(Examples:
   locus measure-latency runs/elastic --output latency.json
   locus extract runs/elastic --budget latency=2ms --target latency.json --output models/fast
+  locus measure-latency models/fast
 )",
      add_measure_latency, true},
     {"report", "write one HTML page about runs",

@@ -50,8 +50,9 @@ void add_elastic(CLI::App& command, app::ElasticOptions& options) {
 Action add_measure_latency(CLI::App& command) {
   auto options = std::make_shared<app::MeasureLatencyOptions>();
   add_run(command, &options->checkpoint, &options->num_threads);
-  add_option(command, {"--output", "file of the table, JSON", "FILE"}, &options->output)
-      ->required();
+  add_option(command,
+             {"--output", "file of the table, JSON; without it the model as it is, alone", "FILE"},
+             &options->output);
   add_option(command, {"--batch-size", "sequences that generate together"}, &options->batch_size);
   add_option(
       command,

@@ -127,7 +127,7 @@ void search(const SearchOptions& options, std::ostream& out);
 // reckoned by.
 struct MeasureLatencyOptions {
   std::string checkpoint;  // run folder, checkpoint or model folder: the whole model
-  std::string output;      // JSON
+  std::string output;      // JSON; empty: the whole model alone is measured
   int64_t batch_size = 1;  // sequences that generate together
   int64_t context = 0;     // tokens that each has before; 0: 128, or as many as the model can
   int64_t num_threads = 0;

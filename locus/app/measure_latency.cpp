@@ -19,12 +19,11 @@
 namespace locus::app {
 namespace {
 
-constexpr int kWarmup = 5, kLeastTimes = 15;
-constexpr double kLeastSeconds = 0.1;
+// Machines drift: within seconds the same token takes a fifth more or less. So a shape is measured
+// against the whole model, a few tokens of each by turns, and what counts is their ratio.
+constexpr int kTokensOfTurn = 4, kWarmupTurns = 2, kLeastTurns = 30;
+constexpr double kLeastSeconds = 0.2, kSecondsAlone = 3;
 constexpr int64_t kMostHeadPoints = 8, kChannelPoints = 4;
-// Of all shapes by turns, so that what else the machine does slows down all of them, or none: of
-// each the quietest round counts.
-constexpr int kRounds = 3;
 
 // Evenly spread whole numbers from `least` to `most`, at most so many.
 std::vector<double> spread(int64_t least, int64_t most, int64_t count) {
@@ -37,38 +36,73 @@ std::vector<double> spread(int64_t least, int64_t most, int64_t count) {
   return points;
 }
 
-// Median seconds of one token for each sequence, after `context` others.
-double token_s(const RunConfig& config, const search::ModelCut& cut, int64_t batch_size,
-               int64_t context) {
-  using Clock = std::chrono::steady_clock;
-  model::TransformerConfig shape = transformer_config(config);
-  shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
-  std::tie(shape.model, shape.moe) = search::cut_config(config.model, config.moe, cut);
-  model::Transformer transformer(shape);
-  transformer.eval();
-  const at::NoGradGuard no_grad;
-  model::TransformerCache cache = transformer.make_cache(batch_size, context + 1);
-  // Other tokens each time, which go to other experts: weights that are always the same would stay
-  // in the cache.
-  constexpr int64_t kTokens = 64;
-  const at::Tensor ids =
-      at::randint(shape.model.vocab_size, {kTokens, batch_size, 1}, at::TensorOptions(at::kLong));
-  const std::vector<int64_t> one(static_cast<size_t>(batch_size), 1);
-  std::vector<double> seconds;
-  double total = 0;
-  for (int i = -kWarmup; i < kLeastTimes || total < kLeastSeconds; ++i) {
-    if (const int signal = received_signal()) throw Interrupted(signal);
-    cache.lengths.assign(static_cast<size_t>(batch_size), context);
-    const auto begin = Clock::now();
-    transformer.logits(transformer.forward_cached(ids[(i + kWarmup) % kTokens], cache, one));
-    const double taken = std::chrono::duration<double>(Clock::now() - begin).count();
-    if (i < 0) continue;
-    seconds.push_back(taken);
-    total += taken;
-  }
-  const auto middle = seconds.begin() + std::ssize(seconds) / 2;
-  std::nth_element(seconds.begin(), middle, seconds.end());
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+// A model of some shape, its weights drawn at random, that generates.
+class Generation {
+ public:
+  Generation(const RunConfig& config, const search::ModelCut& cut, int64_t batch_size,
+             int64_t context)
+      : transformer_(shape_of(config, cut)),
+        context_(static_cast<size_t>(batch_size), context),
+        one_(static_cast<size_t>(batch_size), 1) {
+    transformer_.eval();
+    cache_ = transformer_.make_cache(batch_size, context + 1);
+    ids_ = at::randint(config.model.vocab_size, {kDifferentTokens, batch_size, 1},
+                       at::TensorOptions(at::kLong));
+  }
+
+  // Median seconds of some tokens for each sequence, after `context` others; the first, which finds
+  // another model's weights in the processor's cache, does not count.
+  double turn_s() {
+    using Clock = std::chrono::steady_clock;
+    if (const int signal = received_signal()) throw Interrupted(signal);
+    const at::NoGradGuard no_grad;
+    std::vector<double> seconds;
+    for (int i = 0; i < kTokensOfTurn; ++i) {
+      cache_.lengths = context_;
+      const auto begin = Clock::now();
+      transformer_.logits(
+          transformer_.forward_cached(ids_[next_++ % kDifferentTokens], cache_, one_));
+      if (i > 0) seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    }
+    return median(std::move(seconds));
+  }
+
+ private:
+  // They go to different experts: weights that are always the same would stay in the cache.
+  static constexpr int64_t kDifferentTokens = 64;
+
+  static model::TransformerConfig shape_of(const RunConfig& config, const search::ModelCut& cut) {
+    model::TransformerConfig shape = transformer_config(config);
+    shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
+    std::tie(shape.model, shape.moe) = search::cut_config(config.model, config.moe, cut);
+    return shape;
+  }
+
+  model::Transformer transformer_;
+  std::vector<int64_t> context_, one_;
+  model::TransformerCache cache_;
+  at::Tensor ids_;
+  int64_t next_ = 0;
+};
+
+// Of one token for each sequence.
+double alone_s(const RunConfig& config, int64_t batch_size, int64_t context) {
+  Generation generation(config, search::whole_cut(config.model, config.moe), batch_size, context);
+  std::vector<double> turns;
+  double total = 0;
+  for (int i = -kWarmupTurns; i < kLeastTurns || total < kSecondsAlone; ++i) {
+    const double seconds = generation.turn_s();
+    if (i < 0) continue;
+    turns.push_back(seconds);
+    total += kTokensOfTurn * seconds;
+  }
+  return median(std::move(turns));
 }
 
 std::vector<int64_t> first(double count) {
@@ -94,28 +128,27 @@ ExpertAxes expert_axes(const RunConfig& config, const search::LayerLatency& laye
 }
 
 // Measures a branch of layers that are alike by what it adds to the model around it, so that caches
-// are as full as they will be.
+// are as full as they will be. All times are shares of the whole model's.
 class Measurement {
  public:
   Measurement(const RunConfig& config, int64_t batch_size, int64_t context, ProgressBar& bar)
-      : config_(config), batch_size_(batch_size), context_(context), bar_(bar) {
-    whole_ = search::whole_cut(config.model, config.moe);
-  }
+      : config_(config),
+        batch_size_(batch_size),
+        context_(context),
+        bar_(bar),
+        whole_cut_(search::whole_cut(config.model, config.moe)),
+        whole_(config, whole_cut_, batch_size, context) {}
 
-  // The shapes of a round are those of the others, in the same order, the whole model first.
-  void begin_round() {
-    next_ = 0;
-    seconds_of(whole_);
-  }
-  double whole_s() const { return quietest_s_.front(); }
-  size_t num_shapes() const { return quietest_s_.size(); }
+  // Median over all turns so far.
+  double whole_s() const { return median(whole_turns_); }
+  int64_t num_shapes() const { return num_shapes_; }
 
   search::LatencyGrid attention(const std::vector<size_t>& layers, int64_t heads) {
     search::LatencyGrid grid{{spread(1, heads, kMostHeadPoints)}, {}};
-    const double none_s = with(layers, [](search::LayerCut& cut) { cut.heads.clear(); });
+    const double none = with(layers, [](search::LayerCut& cut) { cut.heads.clear(); });
     for (const double count : grid.axes[0]) {
-      const double seconds = with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
-      grid.seconds.push_back(share_of(layers, seconds - none_s));
+      const double share = with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
+      grid.seconds.push_back(of_each(layers, share - none));
     }
     grid.make_rising();
     return grid;
@@ -125,16 +158,16 @@ class Measurement {
                                    const search::LayerLatency& layer) {
     const std::vector<double> widths =
         spread(std::max<int64_t>(1, layer.channels / 8), layer.channels, kChannelPoints);
-    const double none_s = with(layers, [](search::LayerCut& cut) {
+    const double none = with(layers, [](search::LayerCut& cut) {
       cut.channels.clear();
       cut.experts.clear();
     });
     if (layer.experts == 0) {
       search::LatencyGrid grid{{widths}, {}};
       for (const double width : widths) {
-        const double seconds =
+        const double share =
             with(layers, [&](search::LayerCut& cut) { cut.channels = first(width); });
-        grid.seconds.push_back(share_of(layers, seconds - none_s));
+        grid.seconds.push_back(of_each(layers, share - none));
       }
       grid.make_rising();
       return grid;
@@ -144,12 +177,12 @@ class Measurement {
     for (const double width : grid.axes[0]) {
       for (const double k : grid.axes[1]) {
         for (const double count : grid.axes[2]) {
-          const double seconds = with(layers, [&](search::LayerCut& cut) {
+          const double share = with(layers, [&](search::LayerCut& cut) {
             cut.channels = first(width);
             cut.experts = first(count);
             cut.top_k = static_cast<int64_t>(k);
           });
-          grid.seconds.push_back(share_of(layers, seconds - none_s));
+          grid.seconds.push_back(of_each(layers, share - none));
         }
       }
     }
@@ -158,41 +191,48 @@ class Measurement {
   }
 
  private:
-  // The least of the rounds so far.
-  double seconds_of(const search::ModelCut& cut) {
-    const double seconds = token_s(config_, cut, batch_size_, context_);
-    bar_.update(++done_, format("{:.3f} ms", seconds * 1e3));
-    if (next_ == quietest_s_.size()) quietest_s_.push_back(seconds);
-    double& quietest = quietest_s_[next_++];
-    quietest = std::min(quietest, seconds);
-    return quietest;
+  double share_of_whole(const search::ModelCut& cut) {
+    Generation shape(config_, cut, batch_size_, context_);
+    std::vector<double> shares;
+    double total = 0;
+    for (int i = -kWarmupTurns; i < kLeastTurns || total < kLeastSeconds; ++i) {
+      const double whole = whole_.turn_s(), own = shape.turn_s();
+      if (i < 0) continue;
+      whole_turns_.push_back(whole);
+      shares.push_back(own / whole);
+      total += kTokensOfTurn * own;
+    }
+    const double share = median(std::move(shares));
+    bar_.update(++num_shapes_,
+                format("{:.2f} of the whole model's {:.3f} ms", share, whole_s() * 1e3));
+    return share;
   }
 
   // Of the model with these layers changed.
   template <class Change>
   double with(const std::vector<size_t>& layers, Change change) {
-    search::ModelCut cut = whole_;
+    search::ModelCut cut = whole_cut_;
     for (const size_t layer : layers) change(cut[layer]);
-    return seconds_of(cut);
+    return share_of_whole(cut);
   }
 
-  static double share_of(const std::vector<size_t>& layers, double seconds) {
-    return std::max(0.0, seconds) / static_cast<double>(layers.size());
+  // Of each of these layers.
+  static double of_each(const std::vector<size_t>& layers, double share) {
+    return std::max(0.0, share) / static_cast<double>(layers.size());
   }
 
   const RunConfig& config_;
   int64_t batch_size_, context_;
   ProgressBar& bar_;
-  search::ModelCut whole_;
-  std::vector<double> quietest_s_;  // of each shape
-  size_t next_ = 0;                 // among them
-  int64_t done_ = 0;
+  search::ModelCut whole_cut_;
+  Generation whole_;
+  std::vector<double> whole_turns_;
+  int64_t num_shapes_ = 0;
 };
 
 // Of all kinds of layers.
 std::vector<search::LayerLatency> measure_layers(const RunConfig& config,
                                                  Measurement& measurement) {
-  measurement.begin_round();
   std::vector<search::LayerLatency> layers;
   for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
     const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
@@ -248,6 +288,13 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
                       options.context, config.model.max_position_embeddings);
   }
   set_threads(check_threads(options.num_threads));
+  if (options.output.empty()) {
+    out << format("a token of the model {:.3f} ms\n",
+                  alone_s(config, options.batch_size, context) * 1e3);
+    return;
+  }
+  ProgressBar bar("shapes", 0);
+  Measurement measurement(config, options.batch_size, context, bar);
   search::LatencyTable table;
   table.machine = train::machine_name();
   table.dtype = config.train.dtype;
@@ -255,9 +302,12 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
   table.num_threads = at::get_num_threads();
   table.batch_size = options.batch_size;
   table.context = context;
-  ProgressBar bar("shapes", 0);
-  Measurement measurement(config, options.batch_size, context, bar);
-  for (int round = 0; round < kRounds; ++round) table.layers = measure_layers(config, measurement);
+  table.layers = measure_layers(config, measurement);
+  for (search::LayerLatency& layer : table.layers) {
+    for (search::LatencyGrid* grid : {&layer.attention, &layer.feed_forward}) {
+      for (double& seconds : grid->seconds) seconds *= measurement.whole_s();
+    }
+  }
   // Embeddings and logits, and what branches save each other: the whole model is reckoned as it
   // was.
   table.constant_s = measurement.whole_s() - reckoned_s(table, config);

@@ -144,6 +144,8 @@ class Elastic:
     def keeps_to_milliseconds(self):
         out, _ = self.run("measure-latency", "whole", "--output", "latency.json", "--num-threads", "1")
         assert "a token of the whole model" in out, out
+        out, _ = self.run("measure-latency", "half", "--num-threads", "1")
+        assert re.fullmatch(r"a token of the model [\d.]+ ms\n", out), out
         # So small a model takes as long whatever is cut from it: times that follow sizes, in the table's place.
         table = json.loads((self.folder / "latency.json").read_text())
         table["constant_s"] = 1.0
