@@ -58,6 +58,10 @@ Action add_measure_latency(CLI::App& command) {
       command,
       {"--context", "tokens that each of them has before; 0: 128, or as many as the model can"},
       &options->context);
+  add_option(
+      command,
+      {"--dtype", "type that computes: float32 or bfloat16; as trained if not given", "TYPE"},
+      &options->dtype);
   return [options](std::ostream& out) { app::measure_latency(*options, out); };
 }
 

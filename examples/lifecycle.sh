@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A model's whole life: one expert, many spawned from it, fewer and fewer tokens for each on two nodes' places,
-# smaller models trained inside, and three sizes taken out, each evaluated and asked for text. Under 20
+# smaller models trained inside, and two sizes taken out and the whole one exported, each evaluated and asked for text. Under 20
 # minutes on two cores after `make`. Killed anywhere, start it again: it goes on.
 #
 #   examples/lifecycle.sh [FOLDER...]         text to learn from; without: that of this machine

@@ -28,11 +28,15 @@ def seeds_text(rows: list[dict]) -> str:
     return "one seed" if most == 1 else f"{most} seeds"
 
 
+def steps_text(rows: list[dict]) -> str:
+    return "one step" if rows[0]["steps"] == 1 else f"{rows[0]['steps']} steps"
+
+
 def write_page(rows: list[dict]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     begin, end = "<!-- results -->", "<!-- end -->"
     head, tail = text[:text.index(begin) + len(begin)], text[text.index(end):]
     of_part = {part: [row for row in rows if row["part"] == part] for part in PARTS}
-    tables = "\n\n".join(f"**{PARTS[part]}** ({some[0]['steps']} steps; {seeds_text(some)}; {some[0]['machine']}; {some[0]['date']})"
+    tables = "\n\n".join(f"**{PARTS[part]}** ({steps_text(some)}; {seeds_text(some)}; {some[0]['machine']}; {some[0]['date']})"
                          f"\n\n{table_of(some)}" for part, some in of_part.items() if some)
     PAGE.write_text(f"{head}\n{tables}\n{tail}", encoding="utf-8")

@@ -36,6 +36,8 @@ DANCE = {"dance.budgets": list(BUDGETS), "dance.begin": 0.5}
 DECAY_SHARE = 0.4
 # Of a training's steps: how long a cut model is trained on, with a tenth of the rate.
 TUNED_SHARE = 0.05
+# Of parts that have fewer than the others.
+NUM_SEEDS = {"experts": 2, "learned": 1, "published": 1, "routers": 1, "kinds": 1}
 ROUTERS = {
     "top_k": {},
     "locmoe_plus": {"moe.router.type": "locmoe_plus", "moe.router.top_k": 1, "moe.locmoe_plus.temperature": 0.3,
@@ -70,6 +72,7 @@ def record_of(run: Run) -> dict:
 class Experiment:
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
+        self.seeds = arguments.seeds
         self.trainings = Trainings(str(arguments.build), CONFIG, WORK / "domains", eval_batches=EVAL_BATCHES)
         self.trainings.prepare(pathlib.Path(arguments.data), vocab_size=1024)
         self.records = Records(RECORDS)
@@ -86,7 +89,7 @@ class Experiment:
         return [self.records.find(run) for run in runs]
 
     def joint_runs(self, name: str = "joint", settings: dict | None = None) -> list[Run]:
-        runs = [self.run_of(name, seed, DANCE | (settings or {})) for seed in self.arguments.seeds]
+        runs = [self.run_of(name, seed, DANCE | (settings or {})) for seed in self.seeds]
         self.train(runs)
         for run in runs:  # models are taken out of the run itself, whoever trained it first
             self.trainings.train(run)
@@ -102,15 +105,15 @@ class Experiment:
             list(pool.map(lambda one: one[0].member(one[1], one[2]), wanted))
 
     def row(self, what: str, values: list[float], unit: str, *rest, **more) -> dict:
-        return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.arguments.seeds, "steps": self.arguments.steps} | more))
+        return self.harness.row(what, values, unit, *rest, **({"command": COMMAND, "seeds": self.seeds, "steps": self.arguments.steps} | more))
 
     def alone_runs(self, families: list[Family], budget: float) -> list[Run]:
-        """Of that size, all layers alike."""
+        """Of that size, its layers as alike as the budget allows."""
         shape = {} if budget == 1.0 else families[0].shape(flops(budget), "even")
-        return [self.run_of(f"alone {percent(budget)}", seed, shape) for seed in self.arguments.seeds]
+        return [self.run_of(f"alone {percent(budget)}", seed, shape) for seed in self.seeds]
 
     def family(self) -> list[dict]:
-        self.train([self.run_of("joint", seed, DANCE) for seed in self.arguments.seeds] + self.alone_runs([], 1.0))
+        self.train([self.run_of("joint", seed, DANCE) for seed in self.seeds] + self.alone_runs([], 1.0))
         runs = self.joint_runs()
         families = self.families(runs)
         of_size = {budget: self.alone_runs(families, budget) for budget in (*BUDGETS, 1.0)}
@@ -122,8 +125,9 @@ class Experiment:
             losses = ([one["loss"] for one in joint] if budget == 1.0 else
                       [one.loss(flops(budget)) for one in families])
             goal = {"at_most": 1.0 if budget == 0.25 else 1.02}
+            size = "a model as large" if budget < 1.0 else "the same model"
             rows.append(self.row(f"validation loss at {percent(budget)} of the FLOPs, of one run", losses, "nats per token",
-                                 "the same model trained alone", [one["loss"] for one in alone[budget]], goal))
+                                 f"{size}, trained alone", [one["loss"] for one in alone[budget]], goal))
         self.draw_front(joint, families, alone)
         self.draw_kept(families[0])
         rows.append(self.row(
@@ -303,7 +307,7 @@ class Experiment:
 
     def served(self) -> list[dict]:
         """Of a larger model whose weights nobody has trained: speed does not ask for them."""
-        large = self.run_of("large", 1, LARGE, 1)
+        large, of_large = self.run_of("large", 1, LARGE, 1), {"seeds": [1], "steps": 1}
         self.trainings.train(large)
         family = Family(self.trainings.program, large, eval_batches=1)
         whole, half, light = newest(large), family.member(flops(0.5)), family.member("parameters=0.5")
@@ -317,15 +321,15 @@ class Experiment:
 
         speeds = [(tokens_per_s(half["folder"]), tokens_per_s(whole)) for _ in range(5)]
         rows = [self.row("tokens/s of evaluation at 50% of the FLOPs, program start included", [a for a, _ in speeds],
-                         "tokens/s", "the whole model", [b for _, b in speeds], {"at_least": 1.6}, seeds=[1])]
+                         "tokens/s", "the whole model", [b for _, b in speeds], {"at_least": 1.6}, **of_large)]
         size = sum(path.stat().st_size for path in light["folder"].glob("*.safetensors"))
         told = 4 * light["costs"]["parameters"]["cost"]
         rows.append(self.row("bytes of the file at 50% of the parameters", [size], "bytes", "4 a parameter of the cost model",
-                             told, {"at_most": 1.02}, seeds=[1]))
+                             told, {"at_most": 1.02}, **of_large))
         saved = [self.peak_bytes(whole) - self.peak_bytes(light["folder"]) for _ in range(3)]
         away = [100 * abs(one / (4 * parameters - told) - 1) for one in saved]
         rows.append(self.row(f"peak memory that half of the parameters save, {saved[0] / 2**20:.0f} MiB: distance from the cost model",
-                             away, "%", "2%", 2.0, {"at_most": 1.0}, seeds=[1]))
+                             away, "%", "2%", 2.0, {"at_most": 1.0}, **of_large))
         return rows
 
     def latency(self) -> list[dict]:
@@ -340,7 +344,7 @@ class Experiment:
         share = float(re.search(r"latency ([\d.]+)", out)[1])
         measured = [self.token_ms(fast) / self.token_ms(whole) for _ in range(9)]
         return [self.row("latency of a token, asked for 0.75", measured, "of the whole model's", "as reckoned", share,
-                         {"at_most": 1.05}, seeds=[1])]
+                         {"at_most": 1.05}, seeds=[1], steps=1)]
 
     def peak_bytes(self, folder: pathlib.Path) -> int:
         command = [self.trainings.program, "eval", "--checkpoint", folder, "--data", self.trainings.data, "--num-threads", "1",
@@ -372,7 +376,7 @@ class Experiment:
     def kinds(self) -> list[dict]:
         """Of one seed and few steps."""
         rows = []
-        seed = self.arguments.seeds[0]
+        seed = self.seeds[0]
         of_one = {"seeds": [seed], "steps": KIND_STEPS}
         for name, settings in KINDS.items():
             is_translator = name == "translator"
@@ -409,8 +413,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=bench.ROOT / "../shared/data/domains.jsonl.gz", type=pathlib.Path)
     parser.add_argument("--build", default="build", type=pathlib.Path, help="folder of the program")
-    parser.add_argument("--steps", type=int, default=1000, help="of a training, 2,048 tokens each")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=800, help="of a training, 2,048 tokens each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="parts that are less weighty take the first of them")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     arguments = parser.parse_args()
@@ -420,6 +424,7 @@ def main() -> int:
     experiment = Experiment(arguments)
     rows = bench.read_rows().get("elastic", [])
     for part in arguments.parts:
+        experiment.seeds = arguments.seeds[:NUM_SEEDS.get(part, len(arguments.seeds))]
         found = getattr(experiment, part)()
         rows = [row for row in rows if row["part"] != part] + [row | {"part": part} for row in found]
         bench.write_rows("elastic", rows, are_all=True)

@@ -131,6 +131,7 @@ struct MeasureLatencyOptions {
   int64_t batch_size = 1;  // sequences that generate together
   int64_t context = 0;     // tokens that each has before; 0: 128, or as many as the model can
   int64_t num_threads = 0;
+  std::string dtype;  // empty: as trained
 };
 void measure_latency(const MeasureLatencyOptions& options, std::ostream& out);
 

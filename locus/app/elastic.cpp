@@ -39,8 +39,7 @@ std::shared_ptr<const search::LatencyTable> read_target(const std::string& path,
   auto table =
       std::make_shared<search::LatencyTable>(search::read_latency_table(path, read_file(path)));
   search::check_latency_table(*table, path, train::machine_name(), config.train.dtype,
-                              at::get_num_threads(),
-                              search::latency_model_text(config.model, config.moe));
+                              at::get_num_threads(), config.model, config.moe);
   return table;
 }
 

@@ -13,6 +13,7 @@
 #include "locus/base/error.h"
 #include "locus/base/progress.h"
 #include "locus/base/signals.h"
+#include "locus/search/extract.h"
 #include "locus/search/latency.h"
 #include "locus/train/machine.h"
 
@@ -42,17 +43,16 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-// A model of some shape, its weights drawn at random, that generates.
+// A model that generates.
 class Generation {
  public:
-  Generation(const RunConfig& config, const search::ModelCut& cut, int64_t batch_size,
-             int64_t context)
-      : transformer_(shape_of(config, cut)),
+  Generation(std::shared_ptr<model::Transformer> transformer, int64_t batch_size, int64_t context)
+      : transformer_(std::move(transformer)),
         context_(static_cast<size_t>(batch_size), context),
         one_(static_cast<size_t>(batch_size), 1) {
-    transformer_.eval();
-    cache_ = transformer_.make_cache(batch_size, context + 1);
-    ids_ = at::randint(config.model.vocab_size, {kDifferentTokens, batch_size, 1},
+    transformer_->eval();
+    cache_ = transformer_->make_cache(batch_size, context + 1);
+    ids_ = at::randint(transformer_->config().model.vocab_size, {kDifferentTokens, batch_size, 1},
                        at::TensorOptions(at::kLong));
   }
 
@@ -66,8 +66,8 @@ class Generation {
     for (int i = 0; i < kTokensOfTurn; ++i) {
       cache_.lengths = context_;
       const auto begin = Clock::now();
-      transformer_.logits(
-          transformer_.forward_cached(ids_[next_++ % kDifferentTokens], cache_, one_));
+      transformer_->logits(
+          transformer_->forward_cached(ids_[next_++ % kDifferentTokens], cache_, one_));
       if (i > 0) seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
     }
     return median(std::move(seconds));
@@ -77,14 +77,7 @@ class Generation {
   // They go to different experts: weights that are always the same would stay in the cache.
   static constexpr int64_t kDifferentTokens = 64;
 
-  static model::TransformerConfig shape_of(const RunConfig& config, const search::ModelCut& cut) {
-    model::TransformerConfig shape = transformer_config(config);
-    shape.token_frequency.assign(static_cast<size_t>(shape.model.vocab_size), 1);
-    std::tie(shape.model, shape.moe) = search::cut_config(config.model, config.moe, cut);
-    return shape;
-  }
-
-  model::Transformer transformer_;
+  std::shared_ptr<model::Transformer> transformer_;
   std::vector<int64_t> context_, one_;
   model::TransformerCache cache_;
   at::Tensor ids_;
@@ -92,8 +85,7 @@ class Generation {
 };
 
 // Of one token for each sequence.
-double alone_s(const RunConfig& config, int64_t batch_size, int64_t context) {
-  Generation generation(config, search::whole_cut(config.model, config.moe), batch_size, context);
+double alone_s(Generation generation) {
   std::vector<double> turns;
   double total = 0;
   for (int i = -kWarmupTurns; i < kLeastTurns || total < kSecondsAlone; ++i) {
@@ -109,35 +101,40 @@ std::vector<int64_t> first(double count) {
   return search::first_numbers(static_cast<int64_t>(count));
 }
 
-// As far as a router takes fewer than the layer has.
-struct ExpertAxes {
-  std::vector<double> top_k, experts;
-};
+bool has_units(const search::ArchSpace& space, search::UnitKind kind, size_t layer) {
+  return std::any_of(space.units().begin(), space.units().end(), [&](const search::Unit& unit) {
+    return unit.kind == kind && unit.layer == static_cast<int64_t>(layer);
+  });
+}
 
-ExpertAxes expert_axes(const RunConfig& config, const search::LayerLatency& layer) {
-  const OptionSet& options = config.chosen_router_options();
-  const bool slots_stay = !search::why_slots_stay(config.moe, options).empty();
-  const bool experts_stay =
-      !search::why_experts_stay(options).empty() || !config.moe.domain_groups.empty();
-  const auto factor = static_cast<int64_t>(std::ceil(config.moe.router.capacity_factor));
-  const int64_t least = experts_stay
-                            ? layer.experts
-                            : std::min(layer.experts, std::max({layer.top_k, factor, int64_t{1}}));
-  return {spread(slots_stay ? layer.top_k : 1, layer.top_k, layer.top_k),
-          spread(least, layer.experts, 2)};
+// The experts of a layer: as few as its tokens and domains allow, and all; all alone where none can
+// go.
+std::vector<std::vector<int64_t>> expert_sets(const search::ArchSpace& space, size_t layer) {
+  search::Mask mask = space.all();
+  const std::vector<int64_t> all = space.to_cut(mask)[layer].experts;
+  for (size_t unit = mask.size(); unit-- > 0;) {
+    const search::Unit& one = space.units()[unit];
+    const bool is_expert =
+        one.kind == search::UnitKind::kExpert && one.layer == static_cast<int64_t>(layer);
+    if (is_expert && space.can_drop(mask, unit)) mask[unit] = 0;
+  }
+  const std::vector<int64_t> least = space.to_cut(mask)[layer].experts;
+  if (least == all) return {all};
+  return {least, all};
 }
 
 // Measures a branch of layers that are alike by what it adds to the model around it, so that caches
 // are as full as they will be. All times are shares of the whole model's.
 class Measurement {
  public:
-  Measurement(const RunConfig& config, int64_t batch_size, int64_t context, ProgressBar& bar)
-      : config_(config),
+  Measurement(std::shared_ptr<model::Transformer> whole, const search::ArchSpace& space,
+              int64_t batch_size, int64_t context, ProgressBar& bar)
+      : transformer_(std::move(whole)),
+        space_(space),
         batch_size_(batch_size),
         context_(context),
         bar_(bar),
-        whole_cut_(search::whole_cut(config.model, config.moe)),
-        whole_(config, whole_cut_, batch_size, context) {}
+        whole_(transformer_, batch_size, context) {}
 
   // Median over all turns so far.
   double whole_s() const { return median(whole_turns_); }
@@ -172,17 +169,26 @@ class Measurement {
       grid.make_rising();
       return grid;
     }
-    const ExpertAxes axes = expert_axes(config_, layer);
-    search::LatencyGrid grid{{widths, axes.top_k, axes.experts}, {}};
+    std::vector<std::vector<std::vector<int64_t>>> sets;  // of each of these layers
+    for (const size_t one : layers) sets.push_back(expert_sets(space_, one));
+    const bool slots_go = has_units(space_, search::UnitKind::kSlot, layers.front());
+    search::LatencyGrid grid{{widths,
+                              slots_go ? spread(1, layer.top_k, layer.top_k)
+                                       : std::vector<double>{static_cast<double>(layer.top_k)},
+                              {}},
+                             {}};
+    for (const auto& set : sets.front()) grid.axes[2].push_back(static_cast<double>(set.size()));
     for (const double width : grid.axes[0]) {
       for (const double k : grid.axes[1]) {
-        for (const double count : grid.axes[2]) {
-          const double share = with(layers, [&](search::LayerCut& cut) {
-            cut.channels = first(width);
-            cut.experts = first(count);
-            cut.top_k = static_cast<int64_t>(k);
-          });
-          grid.seconds.push_back(of_each(layers, share - none));
+        for (size_t point = 0; point < grid.axes[2].size(); ++point) {
+          search::ModelCut cut = whole_cut();
+          for (size_t i = 0; i < layers.size(); ++i) {
+            search::LayerCut& own = cut[layers[i]];
+            own.channels = first(width);
+            own.experts = sets[i][std::min(point, sets[i].size() - 1)];
+            own.top_k = static_cast<int64_t>(k);
+          }
+          grid.seconds.push_back(of_each(layers, share_of_whole(cut) - none));
         }
       }
     }
@@ -191,8 +197,10 @@ class Measurement {
   }
 
  private:
+  search::ModelCut whole_cut() const { return space_.to_cut(space_.all()); }
+
   double share_of_whole(const search::ModelCut& cut) {
-    Generation shape(config_, cut, batch_size_, context_);
+    Generation shape(search::extract(*transformer_, cut), batch_size_, context_);
     std::vector<double> shares;
     double total = 0;
     for (int i = -kWarmupTurns; i < kLeastTurns || total < kLeastSeconds; ++i) {
@@ -211,7 +219,7 @@ class Measurement {
   // Of the model with these layers changed.
   template <class Change>
   double with(const std::vector<size_t>& layers, Change change) {
-    search::ModelCut cut = whole_cut_;
+    search::ModelCut cut = whole_cut();
     for (const size_t layer : layers) change(cut[layer]);
     return share_of_whole(cut);
   }
@@ -221,31 +229,28 @@ class Measurement {
     return std::max(0.0, share) / static_cast<double>(layers.size());
   }
 
-  const RunConfig& config_;
+  std::shared_ptr<model::Transformer> transformer_;
+  const search::ArchSpace& space_;
   int64_t batch_size_, context_;
   ProgressBar& bar_;
-  search::ModelCut whole_cut_;
   Generation whole_;
   std::vector<double> whole_turns_;
   int64_t num_shapes_ = 0;
 };
 
 // Of all kinds of layers.
-std::vector<search::LayerLatency> measure_layers(const RunConfig& config,
+std::vector<search::LayerLatency> measure_layers(const search::ArchSpace& space,
                                                  Measurement& measurement) {
   std::vector<search::LayerLatency> layers;
-  for (int64_t i = 0; i < config.model.num_hidden_layers; ++i) {
-    const model::LayerConfig layer = model::layer_config(config.model, config.moe, i);
+  for (const model::LayerConfig& layer : space.layers()) {
     const bool is_known =
         std::any_of(layers.begin(), layers.end(),
                     [&](const search::LayerLatency& one) { return is_alike(one, layer); });
     if (is_known) continue;
     search::LayerLatency own = search::latency_of_whole(layer);
     std::vector<size_t> alike;
-    for (int64_t j = i; j < config.model.num_hidden_layers; ++j) {
-      if (is_alike(own, model::layer_config(config.model, config.moe, j))) {
-        alike.push_back(static_cast<size_t>(j));
-      }
+    for (size_t i = 0; i < space.layers().size(); ++i) {
+      if (is_alike(own, space.layers()[i])) alike.push_back(i);
     }
     if (own.heads > 0) own.attention = measurement.attention(alike, own.heads);
     if (own.channels > 0) own.feed_forward = measurement.feed_forward(alike, own);
@@ -254,12 +259,23 @@ std::vector<search::LayerLatency> measure_layers(const RunConfig& config,
   return layers;
 }
 
-double reckoned_s(const search::LatencyTable& table, const RunConfig& config) {
-  const search::ArchSpace space(config.model, config.moe, config.chosen_router_options(), {});
+double layers_s(const search::LatencyTable& table, const search::ArchSpace& space) {
   const std::vector<search::LayerSizes> sizes = space.sizes(space.all());
-  double sum = table.constant_s;
+  double sum = 0;
   for (size_t i = 0; i < sizes.size(); ++i) sum += table.layer_s(space.layers()[i], sizes[i]);
   return sum;
+}
+
+// Before minutes of measuring.
+void check_output(const fs::path& file) {
+  const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  std::error_code code;
+  if (!fs::is_directory(folder, code)) {
+    throw ConfigError("--output {}: there is no folder {}", file.string(), folder.string());
+  }
+  if (fs::is_directory(file, code)) {
+    throw ConfigError("--output {}: is a folder; name a file", file.string());
+  }
 }
 
 }  // namespace
@@ -270,14 +286,16 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
     throw ConfigError("--batch-size {} must be 1 to {}, --context {} 0 or more", options.batch_size,
                       kMostSequences, options.context);
   }
+  if (!options.output.empty()) check_output(options.output);
   watch_signals();
-  const ModelFolder folder = resolve_model_folder(options.checkpoint);
-  RunConfig config = folder_config(folder);
+  const LoadedModel loaded =
+      load_model(options.checkpoint, options.dtype, check_threads(options.num_threads));
+  const RunConfig& config = loaded.config;
   if (!config.model.is_decoder()) {
     throw ConfigError(
         "{}: is no decoder (model.num_encoder_layers = {}), which has no token to "
         "generate",
-        folder.text(), config.model.num_encoder_layers);
+        loaded.folder.text(), config.model.num_encoder_layers);
   }
   constexpr int64_t kContext = 128;
   const int64_t context = options.context > 0
@@ -287,14 +305,17 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
     throw ConfigError("--context {} is over model.max_position_embeddings = {} - 1",
                       options.context, config.model.max_position_embeddings);
   }
-  set_threads(check_threads(options.num_threads));
+  const std::string how =
+      format("{}, threads: {}, sequences: {}, tokens before: {}", config.train.dtype,
+             at::get_num_threads(), options.batch_size, context);
   if (options.output.empty()) {
-    out << format("a token of the model {:.3f} ms\n",
-                  alone_s(config, options.batch_size, context) * 1e3);
+    const double seconds = alone_s({loaded.transformer, options.batch_size, context});
+    out << format("a token of the model {:.3f} ms ({})\n", seconds * 1e3, how);
     return;
   }
+  const search::ArchSpace space(config.model, config.moe, config.chosen_router_options(), {});
   ProgressBar bar("shapes", 0);
-  Measurement measurement(config, options.batch_size, context, bar);
+  Measurement measurement(loaded.transformer, space, options.batch_size, context, bar);
   search::LatencyTable table;
   table.machine = train::machine_name();
   table.dtype = config.train.dtype;
@@ -302,7 +323,7 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
   table.num_threads = at::get_num_threads();
   table.batch_size = options.batch_size;
   table.context = context;
-  table.layers = measure_layers(config, measurement);
+  table.layers = measure_layers(space, measurement);
   for (search::LayerLatency& layer : table.layers) {
     for (search::LatencyGrid* grid : {&layer.attention, &layer.feed_forward}) {
       for (double& seconds : grid->seconds) seconds *= measurement.whole_s();
@@ -310,11 +331,11 @@ void measure_latency(const MeasureLatencyOptions& options, std::ostream& out) {
   }
   // Embeddings and logits, and what branches save each other: the whole model is reckoned as it
   // was.
-  table.constant_s = measurement.whole_s() - reckoned_s(table, config);
+  table.constant_s = measurement.whole_s() - layers_s(table, space);
   bar.finish();
   write_file_atomic(options.output, search::to_json(table));
-  out << format("{}: {} shapes; a token of the whole model {:.3f} ms\n", options.output,
-                measurement.num_shapes(), measurement.whole_s() * 1e3);
+  out << format("{}: {} shapes; a token of the whole model {:.3f} ms ({})\n", options.output,
+                measurement.num_shapes(), measurement.whole_s() * 1e3, how);
 }
 
 }  // namespace locus::app

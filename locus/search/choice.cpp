@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <numeric>
 #include <set>
 
@@ -106,16 +105,23 @@ class Chooser {
     return true;
   }
 
+  // A kind that saves too little even when as much of it goes as can.
   void find_small_kinds() {
-    const std::vector<double> all(space_.units().size(), 1.0);
-    for (const Limit& limit : limits_) {
-      const std::vector<double> slopes = costs_.slopes(limit.resource, all);
-      std::map<UnitKind, double> sums;
-      for (size_t unit = 0; unit < slopes.size(); ++unit) {
-        sums[space_.units()[unit].kind] += slopes[unit];
+    std::set<UnitKind> kinds;
+    for (const Unit& unit : space_.units()) kinds.insert(unit.kind);
+    for (const UnitKind kind : kinds) {
+      Mask least = space_.all();
+      for (size_t unit = least.size(); unit-- > 0;) {
+        if (space_.units()[unit].kind != kind || !space_.can_drop(least, unit)) continue;
+        if (is_branch(kind)) {
+          space_.drop_branch(least, unit);
+        } else {
+          least[unit] = 0;
+        }
       }
-      for (const auto& [kind, sum] : sums) {
-        if (sum >= kSmallShare * costs_.whole(limit.resource)) moving_.insert(kind);
+      for (const Limit& limit : limits_) {
+        const double whole = costs_.whole(limit.resource);
+        if (whole - costs_.cost(limit.resource, least) >= kSmallShare * whole) moving_.insert(kind);
       }
     }
   }

@@ -52,6 +52,12 @@ LatencyGrid read_grid(const json& content, size_t num_axes, const std::string& s
   return grid;
 }
 
+const LayerLatency* find_alike(const LatencyTable& table, const model::LayerConfig& layer) {
+  const auto found = std::find_if(table.layers.begin(), table.layers.end(),
+                                  [&](const LayerLatency& one) { return is_alike(one, layer); });
+  return found == table.layers.end() ? nullptr : &*found;
+}
+
 }  // namespace
 
 double LatencyGrid::at(const std::vector<double>& place) const {
@@ -89,9 +95,8 @@ void LatencyGrid::make_rising() {
 }
 
 double LatencyTable::layer_s(const model::LayerConfig& layer, const LayerSizes& sizes) const {
-  const auto found = std::find_if(layers.begin(), layers.end(),
-                                  [&](const LayerLatency& one) { return is_alike(one, layer); });
-  LOCUS_CHECK(found != layers.end(), "the table of latencies has no such layer");
+  const LayerLatency* found = find_alike(*this, layer);
+  LOCUS_CHECK(found != nullptr, "the table of latencies has no such layer");
   double sum = 0;
   if (layer.has_attention) sum += sizes.attention * found->attention.at({sizes.heads});
   if (layer.has_feed_forward) {
@@ -129,6 +134,10 @@ std::string latency_model_text(const model::ModelConfig& model, const moe::MoeCo
     text += format("{} {} heads of {} x {}, width {}", i == 0 ? "" : ";", own.heads,
                    model.heads_per_group(), model.head_size(), own.channels);
     if (own.experts > 0) text += format(", {} of {} experts", own.top_k, own.experts);
+  }
+  if (moe.shared_expert_intermediate_size > 0) {
+    text += format(", shared expert of {}{}", moe.shared_expert_intermediate_size,
+                   moe.shared_expert_gate ? ", gated" : "");
   }
   return text;
 }
@@ -193,7 +202,7 @@ LatencyTable read_latency_table(const std::string& source, const std::string& te
 
 void check_latency_table(const LatencyTable& table, const std::string& source,
                          const std::string& machine, const std::string& dtype, int64_t num_threads,
-                         const std::string& model) {
+                         const model::ModelConfig& model, const moe::MoeConfig& moe) {
   const auto check = [&](std::string_view what, const std::string& of_table,
                          const std::string& here) {
     if (of_table == here) return;
@@ -205,7 +214,11 @@ void check_latency_table(const LatencyTable& table, const std::string& source,
   check("machine", table.machine, machine);
   check("dtype", table.dtype, dtype);
   check("number of threads", std::to_string(table.num_threads), std::to_string(num_threads));
-  check("model", table.model, model);
+  check("model", table.model, latency_model_text(model, moe));
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    if (find_alike(table, model::layer_config(model, moe, i)) != nullptr) continue;
+    throw DataError("{}: has no layer such as layer {} of its model", source, i);
+  }
 }
 
 }  // namespace locus::search

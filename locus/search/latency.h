@@ -43,16 +43,17 @@ struct LatencyTable {
 LayerLatency latency_of_whole(const model::LayerConfig& layer);
 bool is_alike(const LayerLatency& latency, const model::LayerConfig& layer);
 
-// The shape that a table of latencies is of: all that a cut does not change.
+// The shape that a table of latencies is of.
 std::string latency_model_text(const model::ModelConfig& model, const moe::MoeConfig& moe);
 
 std::string to_json(const LatencyTable& table);
 // DataError that names `source`.
 LatencyTable read_latency_table(const std::string& source, const std::string& json);
 
-// ConfigError where the table is of another machine, type or model.
+// ConfigError where the table is of another machine, type or model; DataError where it lacks one of
+// its layers.
 void check_latency_table(const LatencyTable& table, const std::string& source,
                          const std::string& machine, const std::string& dtype, int64_t num_threads,
-                         const std::string& model);
+                         const model::ModelConfig& model, const moe::MoeConfig& moe);
 
 }  // namespace locus::search

@@ -17,7 +17,7 @@ namespace {
 
 constexpr double kLogitDeviation = 0.01;  // of the first draw
 constexpr double kNoise = 0.1;
-constexpr double kLossWeight = 0.1;
+constexpr double kLossWeight = 0.1;  // of all gate losses, beside the model's
 constexpr double kEps = 1e-10;
 constexpr double kMomentum = 0.1;  // of moving averages
 constexpr double kFirstRunning = 0.7, kFirstAverage = 1.0;
@@ -134,7 +134,9 @@ std::vector<double> gate_loss_slopes(const GateVector& vector) {
     const double of_stability = 2 * (g - vector.running[i]);
     const double of_consistency =
         vector.history_mean.empty() ? 0 : 2 * (g - vector.history_mean[i]);
-    out.push_back((of_sparsity + 0.1 * (of_diversity + of_stability + of_consistency)) / count);
+    out.push_back(
+        (of_sparsity + GateLosses::kWeight * (of_diversity + of_stability + of_consistency)) /
+        count);
   }
   return out;
 }

@@ -59,14 +59,15 @@ struct GateVector {
   at::Tensor correlation_CC;         // of the units' outputs; undefined: none were seen
 };
 struct GateLosses {
-  double sparsity = 0;     // |mean gate - rho|
-  double diversity = 0;    // minus the mean binary entropy of the gates, nats
-  double correlation = 0;  // mean |R - I|
-  double stability = 0;    // mean square of gate - running
-  double consistency = 0;  // mean square of gate - history_mean
+  static constexpr double kWeight = 0.1;  // of each but the first
+  double sparsity = 0;                    // |mean gate - rho|
+  double diversity = 0;                   // minus the mean binary entropy of the gates, nats
+  double correlation = 0;                 // mean |R - I|
+  double stability = 0;                   // mean square of gate - running
+  double consistency = 0;                 // mean square of gate - history_mean
 
   double total() const {
-    return sparsity + 0.1 * (diversity + correlation + stability + consistency);
+    return sparsity + kWeight * (diversity + correlation + stability + consistency);
   }
 };
 GateLosses gate_losses(const GateVector& vector);

@@ -144,8 +144,10 @@ class Elastic:
     def keeps_to_milliseconds(self):
         out, _ = self.run("measure-latency", "whole", "--output", "latency.json", "--num-threads", "1")
         assert "a token of the whole model" in out, out
-        out, _ = self.run("measure-latency", "half", "--num-threads", "1")
-        assert re.fullmatch(r"a token of the model [\d.]+ ms\n", out), out
+        out, _ = self.run("measure-latency", "half", "--num-threads", "1", "--context", "9")
+        assert re.fullmatch(r"a token of the model [\d.]+ ms \(float32, threads: 1, sequences: 1, tokens before: 9\)\n", out), out
+        _, errors = self.run("measure-latency", "half", "--output", "nowhere/latency.json", code=2)
+        assert "there is no folder nowhere" in errors, errors
         # So small a model takes as long whatever is cut from it: times that follow sizes, in the table's place.
         table = json.loads((self.folder / "latency.json").read_text())
         table["constant_s"] = 1.0

@@ -91,17 +91,25 @@ TEST(Latency, ATableComesBackAndIsRefusedElsewhere) {
   const LatencyTable table = *table_of(config);
   const LatencyTable again = read_latency_table("t.json", to_json(table));
   EXPECT_EQ(to_json(again), to_json(table));
-  EXPECT_NO_THROW(check_latency_table(again, "t.json", "this", "float32", 1, table.model));
-  const std::string error = test::error_of<ConfigError>(
-      [&] { check_latency_table(again, "t.json", "another", "float32", 1, table.model); });
+  const auto check = [&](const LatencyTable& one, const char* machine, const char* dtype,
+                         int64_t num_threads) {
+    check_latency_table(one, "t.json", machine, dtype, num_threads, config.model, config.moe);
+  };
+  EXPECT_NO_THROW(check(again, "this", "float32", 1));
+  const std::string error =
+      test::error_of<ConfigError>([&] { check(again, "another", "float32", 1); });
   EXPECT_NE(error.find("--target t.json: was measured for another machine (this; here: another)"),
             std::string::npos)
       << error;
-  EXPECT_THROW(check_latency_table(again, "t.json", "this", "bfloat16", 1, table.model),
+  EXPECT_THROW(check(again, "this", "bfloat16", 1), ConfigError);
+  EXPECT_THROW(check(again, "this", "float32", 2), ConfigError);
+  auto shared = config;  // of the same layers, and one more network in each
+  shared.moe.shared_expert_intermediate_size = 8;
+  EXPECT_THROW(check_latency_table(again, "t.json", "this", "float32", 1, shared.model, shared.moe),
                ConfigError);
-  EXPECT_THROW(check_latency_table(again, "t.json", "this", "float32", 1, "x"), ConfigError);
-  EXPECT_THROW(check_latency_table(again, "t.json", "this", "float32", 2, table.model),
-               ConfigError);
+  LatencyTable lacking = table;
+  lacking.layers.pop_back();
+  EXPECT_THROW(check(lacking, "this", "float32", 1), DataError);
   LatencyTable wrong = table;
   wrong.layers[0].feed_forward.axes.pop_back();
   EXPECT_THROW(read_latency_table("t.json", to_json(wrong)), DataError);
