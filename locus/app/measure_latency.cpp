@@ -29,7 +29,7 @@ constexpr int64_t kMostHeadPoints = 8, kChannelPoints = 4;
 // Evenly spread whole numbers from `least` to `most`, at most so many.
 std::vector<double> spread(int64_t least, int64_t most, int64_t count) {
   std::vector<double> points;
-  count = std::min(count, most - least + 1);
+  count = std::clamp<int64_t>(count, 1, most - least + 1);
   for (int64_t i = 0; i < count; ++i) {
     points.push_back(
         static_cast<double>(count == 1 ? most : least + i * (most - least) / (count - 1)));
@@ -141,7 +141,8 @@ class Measurement {
   int64_t num_shapes() const { return num_shapes_; }
 
   search::LatencyGrid attention(const std::vector<size_t>& layers, int64_t heads) {
-    search::LatencyGrid grid{{spread(1, heads, kMostHeadPoints)}, {}};
+    const bool heads_go = has_units(space_, search::UnitKind::kHead, layers.front());
+    search::LatencyGrid grid{{spread(heads_go ? 1 : heads, heads, kMostHeadPoints)}, {}};
     const double none = with(layers, [](search::LayerCut& cut) { cut.heads.clear(); });
     for (const double count : grid.axes[0]) {
       const double share = with(layers, [&](search::LayerCut& cut) { cut.heads = first(count); });
@@ -172,11 +173,8 @@ class Measurement {
     std::vector<std::vector<std::vector<int64_t>>> sets;  // of each of these layers
     for (const size_t one : layers) sets.push_back(expert_sets(space_, one));
     const bool slots_go = has_units(space_, search::UnitKind::kSlot, layers.front());
-    search::LatencyGrid grid{{widths,
-                              slots_go ? spread(1, layer.top_k, layer.top_k)
-                                       : std::vector<double>{static_cast<double>(layer.top_k)},
-                              {}},
-                             {}};
+    search::LatencyGrid grid{
+        {widths, spread(slots_go ? 1 : layer.top_k, layer.top_k, layer.top_k), {}}, {}};
     for (const auto& set : sets.front()) grid.axes[2].push_back(static_cast<double>(set.size()));
     for (const double width : grid.axes[0]) {
       for (const double k : grid.axes[1]) {

@@ -168,6 +168,12 @@ class Elastic:
         _, errors = self.run("extract", "whole", "--budget", "latency=0.9", "--output", "refused", code=2)
         assert "make one with `locus measure-latency`" in errors, errors
 
+    def measures_only_what_can_go(self):
+        self.train("normed", "dance.budgets=[]", "train.max_steps=2", "lr_schedule.warmup_steps=1", "model.qk_norm=\"full\"")
+        self.run("measure-latency", "normed", "--output", "normed.json", "--num-threads", "1")
+        layers = json.loads((self.folder / "normed.json").read_text())["layers"]
+        assert all(layer["attention"]["axes"] == [[layer["heads"]]] for layer in layers), layers
+
     def trains_on_from_one(self):
         self.train("tuned", "checkpoint.initial_load_path=half", "dance.budgets=[]", "train.max_steps=10",
                    "lr_schedule.lr=1e-4", "lr_schedule.min_lr=1e-5")
@@ -311,7 +317,9 @@ def main():
                      elastic.resumes_exactly, elastic.goes_on_with_other_ranks, elastic.shows_the_family, elastic.takes_models_out,
                      elastic.takes_one_out_of_another,
                      elastic.trains_on_from_one, elastic.chooses_by_rules_and_domains,
-                     elastic.trains_for_budgets_of_parameters, elastic.keeps_to_milliseconds, elastic.is_the_same_on_every_layout, elastic.follows_the_paper, elastic.works_without_a_joint_stage,
+                     elastic.trains_for_budgets_of_parameters, elastic.keeps_to_milliseconds,
+                     elastic.measures_only_what_can_go, elastic.is_the_same_on_every_layout, elastic.follows_the_paper,
+                     elastic.works_without_a_joint_stage,
                      elastic.refuses):
             step()
             print(f"{step.__name__}: ok", flush=True)
